@@ -24,6 +24,12 @@ def test_every_catalogue_has_the_names_that_are_known_without_it():
     assert set(known_names.DIALECTS) == DIALECTS.keys()
     assert set(known_names.PREDICTIONS.values()) == set(get_args(known_names.Prediction))
     assert set(PARAMETERIZATIONS) <= set(known_names.PREDICTIONS)
+    paths = {name: {path.__name__ for path in entry.paths} for name, entry in SAMPLERS.items()}
+    everywhere = set(get_args(known_names.PathName))
+    assert {name: found for name, found in paths.items() if found != everywhere} == {
+        name: set(found) for name, found in known_names.SAMPLER_PATHS.items()
+    }
+    assert {name for name, entry in SAMPLERS.items() if entry.inverse} == set(known_names.INVERSE_SAMPLERS)
     assert {name: entry.evaluations for name, entry in SAMPLERS.items() if (entry.evaluations or 1) > 1} == EVALUATIONS
 
 

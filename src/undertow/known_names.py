@@ -70,6 +70,22 @@ SAMPLERS: Mapping[str, tuple[str, ...]] = {
 }
 """Our samplers, each with what ComfyUI, A1111 and diffusers call it (`sampling.catalogue`)."""
 
+PathName = Literal["VariancePreserving", "VarianceExploding", "RectifiedFlow"]
+"""Kinds of paths that noise levels go along (`diffusion.paths`)."""
+
+SAMPLER_PATHS: Mapping[str, tuple[PathName, ...]] = {
+    "ddim_inverse": ("VariancePreserving", "VarianceExploding"),
+    "tcd": ("VariancePreserving", "VarianceExploding"),
+    "edm_euler": ("VarianceExploding",),
+    "edm_dpmpp_2m": ("VarianceExploding",),
+    "flow_euler": ("RectifiedFlow",),
+    "flow_heun": ("RectifiedFlow",),
+}
+"""Samplers that do not run on every path."""
+
+INVERSE_SAMPLERS = ("ddim_inverse",)
+"""Samplers that run from a picture to noise."""
+
 GRIDS = (
     "normal",
     "linspace",
@@ -170,6 +186,9 @@ PREDICTIONS: Mapping[str, Prediction] = {
 DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia", "xla", "privateuseone", "meta")
 """Kinds of devices that torch computes on; a number chooses one of several, such as cuda:1."""
 
+OFFERED = 5
+"""Names that an error offers of many."""
+
 AUTOMATIC = "automatic"
 """A1111's name for the grid that it takes for a sampler."""
 
@@ -200,6 +219,18 @@ def split_sampler(name: str) -> tuple[str, str | None]:
 def require_sampler(name: str) -> str:
     """Our name of the sampler. Errors: `InvalidInput` offers the nearest names, here and in other tools."""
     return look_up(_SAMPLER_NAMES, split_sampler(name)[0], "sampler", listed_by="undertow samplers")
+
+
+def require_drawing(name: str, path: PathName | None) -> None:
+    """path: of the model; `None` where it is not known. Errors: `InvalidInput` for a sampler that does not run on it,
+    and for one that does not end in a picture."""
+    sampler = require_sampler(name)
+    if sampler in INVERSE_SAMPLERS:
+        raise InvalidInput("sampler", repr(name), "one that ends in a picture", "it runs from one to noise")
+    if path is not None and path not in SAMPLER_PATHS.get(sampler, (path,)):
+        fitting = [one for one in SAMPLERS if path in SAMPLER_PATHS.get(one, (path,)) and one not in INVERSE_SAMPLERS]
+        remedy = f"take {', '.join(fitting[:OFFERED])} or another that `undertow samplers` lists for it"
+        raise InvalidInput("sampler", repr(name), f"one for {path}", remedy)
 
 
 def require_schedule(name: str) -> None:

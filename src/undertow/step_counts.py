@@ -6,6 +6,7 @@ from math import ceil
 
 from undertow.errors import InvalidInput
 from undertow.known_names import require_sampler
+from undertow.limits import STEPS
 
 LARGEST_SIGMA = 1e9
 """Its square is still a number in float32. Published models end below 5,000."""
@@ -53,6 +54,32 @@ def kept_steps(steps: int, strength: float, convention: str) -> int:
             return min(int(min(strength, 0.999) * steps) + 1, steps)
         case _:
             raise InvalidInput("strength convention", repr(convention), "'diffusers', 'comfy' or 'a1111'")
+
+
+def longer_grid(steps: int, strength: float) -> int:
+    """Steps of the grid of whose end ComfyUI takes as many as were asked for. Errors: `InvalidInput` for a grid of more
+    than `limits.STEPS`: a strength of 1e-9 would ask for more levels than there is memory."""
+    if strength > 0.9999:
+        return steps
+    if steps / strength > STEPS.most:
+        raise InvalidInput(
+            "strength",
+            f"{strength:g} of {steps} steps, the end of a grid of {steps / strength:.3g}",
+            f"at most {STEPS.most:,} steps of the whole grid",
+            f"take a larger strength, or the convention 'diffusers' or 'a1111'; or {STEPS.remedy}",
+        )
+    return int(steps / strength)
+
+
+def whole_grid(steps: int, strength: float, convention: str) -> int:
+    """Steps of the grid whose end a strength leaves. Errors: as `longer_grid`."""
+    return longer_grid(steps, strength) if convention == "comfy" and strength > 0 else steps
+
+
+def require_distilled(steps: int, original: int, argument: str = "steps") -> None:
+    """original: steps that a consistency model was distilled at. Errors: `InvalidInput` for more than those."""
+    if not 1 <= steps <= original:
+        raise InvalidInput(argument, steps, f"from 1 to {original}, the steps that the model was distilled at")
 
 
 def require_grid(sigmas: Sequence[float]) -> None:

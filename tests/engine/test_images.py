@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from undertow import GenerationRequest, InvalidInput, UNetConfig
-from undertow.engine.images import ImageInputs, Kind, encode_images
+from undertow.engine.image_inputs import ImageInputs, Kind
+from undertow.engine.images import encode_images
 from undertow.vae.config import VAEConfig
 
 PICTURE = Image.new("RGB", (32, 32))
@@ -32,7 +33,7 @@ BROUGHT = {
     ],
 )
 def test_the_kind_of_a_model_is_told_by_its_input_channels(config: UNetConfig, kind: Kind):
-    assert ImageInputs.of(config, VAEConfig.sd()).kind == kind
+    assert ImageInputs.of(config, VAEConfig.sd().latent_channels).kind == kind
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+import undertow
 from tests.distilled import distilled_pipeline
 from tests.embedded import CELLS, SIDE
 from tests.services import pipeline_folder, service_of
@@ -237,6 +238,50 @@ def test_what_is_wrong_is_refused_at_once(door, wanted, words):
         door.admit(wanted, "k")
 
 
+HALF = [{"prompt": "b", "box": [0, 0, 0.5, 1]}]
+STYLED = [{**HALF[0], "adapters": ["mosaic"]}]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        ({"sampler": "ddim_inverse"}, "expected one that ends in a picture"),
+        ({"sampler": "edm_euler"}, "one for VariancePreserving; take ddpm, ddim, euler"),
+        ({"sampler": "FlowMatchHeunDiscreteScheduler"}, "one for VariancePreserving"),
+        ({"regions": HALF, "regions_by": "attention", "views": {}}, "windows do not move regions"),
+        ({"regions": HALF, "regions_by": "attention", "seamless": "x"}, "windows do not move regions"),
+        ({"regions": STYLED, "regions_by": "attention"}, "attention asks once for all"),
+        ({"guidance_method": "cfg+sag", "views": {}}, "its attention map is of one window"),
+        ({"views": {"window": 7}}, "views.window is 7, expected a multiple of 8 pixels"),
+        ({"depth": text(picture())}, "depth is given, expected nothing"),
+        ({"clip_skip": 13}, "clip_skip is 13, expected at most 3"),
+        (
+            {"image": text(picture()), "strength": 1e-7, "strength_convention": "comfy"},
+            "strength is 1e-07 of 20 steps, the end of a grid of 2e",
+        ),
+    ],
+    ids=lambda given: "-".join(given) if isinstance(given, dict) else "",
+)
+def test_what_the_engine_would_refuse_of_a_model_is_refused_by_its_headers(door, wanted, words):
+    with pytest.raises(InvalidInput, match=words):
+        door.admit({"prompt": "owl", **wanted}, "k")
+    service = service_of("sd1")
+    if "clip_skip" not in wanted and "views" not in wanted:  # whose sizes are another model's
+        request = {name: Image.new("RGB", (64, 64)) if name in ("image", "depth") else v for name, v in wanted.items()}
+        with pytest.raises(InvalidInput):
+            service.run(GenerationRequest.from_json({"prompt": "owl", **request}))
+
+
+def test_what_a_model_edits_is_asked_for_at_the_door(tmp_path):
+    model = {"edits": str(pipeline_folder("pix2pix"))}
+    door = Admission(Catalog(ServerSettings(models=model)), Memory(), ServerSettings(models=model))
+    with pytest.raises(InvalidInput, match="image is missing, expected the picture to edit"):
+        door.admit({"prompt": "owl"}, "k")
+    with pytest.raises(InvalidInput, match="it edits the whole picture"):
+        door.admit({"prompt": "owl", "image": text(picture()), "mask": text(picture())}, "k")
+    door.admit({"prompt": "owl", "image": text(picture())}, "k")
+
+
 def test_a_file_that_changed_is_not_drawn_with(door, shelf):
     new = door.admit({"prompt": "a", "adapters": ["v1.5"]}, "k")
     other = replace(new.spec, files={**new.spec.files, "v1.5": "0" * 64})
@@ -366,3 +411,34 @@ def test_what_a_client_says_counts_more_than_what_a_model_suggests(quick):
     for nothing in (0, None):
         with pytest.raises(InvalidInput, match="steps"):
             quick.admit({"prompt": "owl", "steps": nothing}, "k")
+
+
+LEVELS = "the steps that the model was distilled at"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        ({"steps": 51}, f"steps is 51, expected from 1 to 50, {LEVELS}"),
+        (
+            {"high_resolution": {"scale": 2, "steps": 60}},
+            f"high_resolution.steps is 60, expected from 1 to 50, {LEVELS}",
+        ),
+        (
+            {"image": text(picture()), "steps": 6, "strength": 0.1, "strength_convention": "comfy"},
+            "steps of the whole grid, whose end a strength of 0.1 leaves is 60, expected from 1 to 50",
+        ),
+    ],
+    ids=["steps", "high resolution", "ComfyUI's strength"],
+)
+def test_a_model_in_few_steps_has_no_more_levels_of_its_own_than_it_was_distilled_at(quick, wanted, words):
+    with pytest.raises(InvalidInput, match=words):
+        quick.admit({"prompt": "owl", **wanted}, "k")
+    given = {name: Image.new("RGB", (64, 64)) if name == "image" else value for name, value in wanted.items()}
+    with pytest.raises(InvalidInput, match=LEVELS):
+        undertow.load(quick.catalog.model().path, dtype=torch.float32).run(
+            GenerationRequest.from_json({"prompt": "owl", "steps": 4, **given})
+        )
+    quick.admit({"prompt": "owl", "steps": 50}, "k")
+    for other in ({"sampler": "lcm"}, {"schedule": "karras"}):
+        quick.admit({"prompt": "owl", "steps": 51, **other}, "k")

@@ -12,8 +12,7 @@ One word, three conventions, and with the same numbers three different pictures:
 from collections.abc import Callable, Sequence
 
 from undertow.errors import InvalidInput
-from undertow.limits import STEPS
-from undertow.step_counts import kept_steps
+from undertow.step_counts import kept_steps, whole_grid
 
 
 def truncate(grid_of: Callable[[int], Sequence[float]], steps: int, strength: float, convention: str) -> list[float]:
@@ -26,7 +25,7 @@ def truncate(grid_of: Callable[[int], Sequence[float]], steps: int, strength: fl
     if strength == 0:
         return [grid_of(steps)[-1]]
     kept = kept_steps(steps, strength, convention)
-    grid = grid_of(_steps_of_longer_grid(steps, strength) if convention == "comfy" else steps)
+    grid = grid_of(whole_grid(steps, strength, convention))
     return list(grid[len(grid) - 1 - min(kept, len(grid) - 1) :])
 
 
@@ -40,18 +39,3 @@ def strength_note(steps: int, strength: float, convention: str) -> str | None:
             f"('a1111' takes one too, 'comfy' {steps} smaller ones)"
         )
     return None
-
-
-def _steps_of_longer_grid(steps: int, strength: float) -> int:
-    """Errors: `InvalidInput` for a grid of more than `limits.STEPS`: a strength of 1e-9 would ask for more levels than
-    there is memory."""
-    if strength > 0.9999:
-        return steps
-    if steps / strength > STEPS.most:
-        raise InvalidInput(
-            "strength",
-            f"{strength:g} of {steps} steps, the end of a grid of {steps / strength:.3g}",
-            f"at most {STEPS.most:,} steps of the whole grid",
-            f"take a larger strength, or the convention 'diffusers' or 'a1111'; or {STEPS.remedy}",
-        )
-    return int(steps / strength)

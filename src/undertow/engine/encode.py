@@ -15,13 +15,15 @@ from undertow.engine.chosen_sampler import ChosenSampler, choose_sampler
 from undertow.engine.few_step_adapters import few_step_notes
 from undertow.engine.guided import named_methods
 from undertow.engine.idle import Circumstances, follows_folder, idle_settings
-from undertow.engine.images import EncodedImages, ImageInputs, encode_images
+from undertow.engine.image_inputs import ImageInputs
+from undertow.engine.images import EncodedImages, encode_images
 from undertow.engine.parts import HighResolution
 from undertow.engine.pass_builder import PassBuilder
 from undertow.engine.passes import Continue, FromNoise, FromPicture, Latents, Pass, Start, Upscaled
 from undertow.engine.picture_size import picture_size
 from undertow.engine.report import UsedAdapter
 from undertow.engine.request import GenerationRequest
+from undertow.engine.together import require_together
 from undertow.engine.watch import Watch
 from undertow.errors import InvalidInput
 from undertow.memory.keeper import Uses, always_there
@@ -82,7 +84,8 @@ class _Encoding:
         request, model = self.request, self.model
         self.sampler = choose_sampler(request, model.schedule, model.sampler)
         self.decisions += self.sampler.notes
-        _check_sampler_and_regions(request, self.sampler, model)
+        _require_picture(self.sampler, model)
+        require_together(request)
         unet, vae = model.require_unet(), model.require_vae()
         model.require_text(request.clip_skip)
         factor = vae.config.factor
@@ -91,7 +94,7 @@ class _Encoding:
         cells = (size[0] // factor, size[1] // factor)
         self._check_given((vae.config.latent_channels, *cells))
         builder = self._builder()
-        image_inputs = ImageInputs.of(unet.config, vae.config)
+        image_inputs = ImageInputs.of(unet.config, vae.config.latent_channels)
         image_inputs.check(request)
         picture = EncodedImages()
         if image_inputs.are_needed(request):
@@ -152,10 +155,6 @@ class _Encoding:
     def _builder(self) -> PassBuilder:
         """Reads the request's adapters, with their pictures."""
         request = self.request
-        if request.regions_by == "attention" and any(region.adapters for region in request.regions):
-            raise InvalidInput(
-                "regions_by", "'attention'", "'estimates' for regions with adapters", "attention asks once for all"
-            )
         if request.all_adapters:
             with self.uses(None):  # where it gives way, there is room for what adapters read their pictures with
                 pass
@@ -253,10 +252,6 @@ class _Encoding:
         )
 
 
-def _check_sampler_and_regions(request: GenerationRequest, sampler: ChosenSampler, model: LoadedModel) -> None:
-    if request.regions_by == "attention" and (request.views is not None or request.seamless != "none"):
-        raise InvalidInput(
-            "regions_by", "'attention'", "'estimates' with views and seamless pictures", "windows do not move regions"
-        )
+def _require_picture(sampler: ChosenSampler, model: LoadedModel) -> None:
     if find_sampler(sampler.name, model.schedule.path).inverse:
         raise InvalidInput("sampler", repr(sampler.name), "one that ends in a picture", "it runs from one to noise")

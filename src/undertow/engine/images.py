@@ -1,73 +1,18 @@
 """Pictures that a request brings, as its model reads them: to start from, to keep parts of, to see while drawing."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from undertow.checkpoints.read.model import LoadedModel
+from undertow.engine.image_inputs import ImageInputs
 from undertow.engine.passes import Extra, InpaintMask, Latents
 from undertow.engine.request import GenerationRequest
-from undertow.errors import InvalidInput
 from undertow.pictures.pixels import mask_for_latents, to_map, to_mask, to_pixels
-from undertow.unet.config import UNetConfig
-from undertow.vae.config import VAEConfig
 from undertow.vae.latent_values import latents_from_model, latents_to_model
 from undertow.vae.precision import encode_safely
-
-Kind = Literal["latents", "inpainting", "editing", "depth"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageInputs:
-    """What a U-Net reads beside the noisy latents, by its input channels: nothing; a mask and the masked picture; the
-    picture to edit (InstructPix2Pix); a depth map."""
-
-    kind: Kind
-
-    @classmethod
-    def of(cls, unet: UNetConfig, vae: VAEConfig) -> "ImageInputs":
-        """Errors: `InvalidInput` for a network that reads something else."""
-        channels = vae.latent_channels
-        kinds: dict[int, Kind] = {
-            channels: "latents",
-            2 * channels + 1: "inpainting",
-            2 * channels: "editing",
-            channels + 1: "depth",
-        }
-        kind = kinds.get(unet.in_channels)
-        if kind is None:
-            raise InvalidInput(
-                "model", f"a U-Net of {unet.in_channels} input channels", f"one of {', '.join(map(str, kinds))}"
-            )
-        return cls(kind=kind)
-
-    @property
-    def edits(self) -> bool:
-        return self.kind == "editing"
-
-    def are_needed(self, request: GenerationRequest) -> bool:
-        """Whether there is anything to encode; an inpainting model reads a white mask where none is given."""
-        return self.kind == "inpainting" or request.image is not None or request.depth is not None
-
-    def check(self, request: GenerationRequest) -> None:
-        """Refuses a request without the pictures that this kind of model reads, or with others. Errors:
-        `InvalidInput`."""
-        match self.kind:
-            case "editing" if request.image is None:
-                raise InvalidInput("image", None, "the picture to edit, for this InstructPix2Pix model")
-            case "editing" if request.mask is not None:
-                raise InvalidInput(
-                    "mask", "given", "nothing for an InstructPix2Pix model", "it edits the whole picture"
-                )
-            case "depth" if request.depth is None:
-                raise InvalidInput("depth", None, "a depth map, for this depth model")
-            case "latents" | "inpainting" | "editing" if request.depth is not None:
-                raise InvalidInput("depth", "given", "nothing, because this model reads none", "use a depth model")
-            case _:
-                pass
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

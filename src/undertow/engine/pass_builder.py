@@ -9,7 +9,7 @@ from undertow.adapters.manager import AdapterManager, ResolvedAdapter
 from undertow.adapters.pictures import LatentGrid
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.diffusion.denoiser import Preconditioning
-from undertow.diffusion.guidance import CONDITIONAL, During, Guidance, Method, SelfAttention, Step
+from undertow.diffusion.guidance import CONDITIONAL, Guidance, Step
 from undertow.engine.chosen_sampler import ChosenSampler
 from undertow.engine.conditioning import Branches, Conditioner
 from undertow.engine.evaluation import Network
@@ -20,7 +20,6 @@ from undertow.engine.probing import TEXT_ENCODERS
 from undertow.engine.request import GenerationRequest
 from undertow.engine.sizes import layout_for
 from undertow.engine.watch import Watch
-from undertow.errors import InvalidInput
 from undertow.memory.keeper import Uses, always_there
 from undertow.sampling.catalogue import find_sampler
 
@@ -56,8 +55,6 @@ class PassBuilder:
         network, request = self._network(model), self.request
         entry = find_sampler(self.sampler.name, model.schedule.path)
         chosen = chosen_guidance(request, network.unet.config, unconditional=entry.guided)
-        if request.views is not None and any(isinstance(m, SelfAttention) for m in _bare_methods(chosen.guidance)):
-            raise InvalidInput("guidance_method", "sag", "another one with views", "its attention map is of one window")
         branches = self._branches(model, chosen.guidance, sigmas, cells)
         _see_text(branches, self.watch)
         layout = layout_for(request, cells, network.unet.config.sample_size, model.require_vae().config.factor)
@@ -146,11 +143,6 @@ class PassBuilder:
             regions=tuple(everywhere.with_more(self.manager.tile(own, grid)) for own in self.of_regions),
             windows=len(layout.windows),
         )
-
-
-def _bare_methods(guidance: Guidance) -> list[Method]:
-    """The methods without the intervals around them."""
-    return [method.method if isinstance(method, During) else method for method in guidance.methods]
 
 
 def _see_text(branches: Sequence[Branches], watch: Watch) -> None:

@@ -1,5 +1,6 @@
 """How large a picture gets. Imports no torch, so that it is known before a model is loaded."""
 
+from undertow.engine.parts import Views
 from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
 
@@ -26,6 +27,15 @@ def picture_size(request: GenerationRequest, trained: int, factor: int) -> tuple
             "size", f"{width}x{height}", f"multiples of {factor} pixels", f"the nearest is {nearest[1]}x{nearest[0]}"
         )
     return request.size, None
+
+
+def window_cells(views: Views, trained: int, factor: int) -> int:
+    """Side of a window in cells. trained, factor: as in `picture_size`. Errors: `InvalidInput`."""
+    if views.window is None:
+        return trained
+    if views.window < factor or views.window % factor:
+        raise InvalidInput("views.window", views.window, f"a multiple of {factor} pixels")
+    return views.window // factor
 
 
 def largest_size(request: GenerationRequest, sample_size: int, factor: int) -> Size:

@@ -1,7 +1,7 @@
 """The networks of a model that a user names: a family, an embedded model, a file, a folder or a Hub id."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +9,7 @@ from undertow.adapters.control.config import ControlNetConfig
 from undertow.checkpoints.identify.few_steps import suggested_fields
 from undertow.embedded import embedded_models
 from undertow.errors import InvalidInput, UnknownCheckpoint
+from undertow.known_names import PathName
 from undertow.limits import PIXELS
 from undertow.lookup import did_you_mean
 from undertow.memory.families import family
@@ -32,11 +33,14 @@ TYPES: Mapping[str, str] = {"F64": "float32", "F32": "float32", "BF16": "bfloat1
 class NamedModel:
     """A model that was named. stored: the type of its U-Net's weights; "float32" for a family, which has no file, and
     for embedded models, which the command line computes in float32. scheduler: diffusers' class that its folder
-    names."""
+    names. distilled_at, path: as in `Outline`. text_layers: of each text encoder."""
 
     subject: Subject
     stored: str = "float32"
     scheduler: str | None = None
+    distilled_at: int | None = None
+    path: PathName | None = None
+    text_layers: "Mapping[TextKind, int]" = field(default_factory=dict)
 
     @property
     def suggested(self) -> dict[str, float]:
@@ -54,15 +58,14 @@ def named_model(source: str) -> NamedModel:
 
     embedded = embedded_models()
     if source in embedded:
-        found = outline(str(embedded[source]))
-        return NamedModel(subject=_subject(source, found), scheduler=found.scheduler)
+        return _named(source, outline(str(embedded[source])), "float32")
     if "/" not in source and not Path(source).exists():
         known = [*PRESETS, *embedded]
         remedy = f"{did_you_mean(source, known)}known names: {', '.join(known)}"
         raise UnknownCheckpoint(source, "no such file or folder, and no known name", remedy)
     found = outline(source)
     stored = "float32" if found.stored is None else TYPES.get(found.stored, "float16")
-    return NamedModel(subject=_subject(found.name, found), stored=stored, scheduler=found.scheduler)
+    return _named(found.name, found, stored)
 
 
 def subject_of(
@@ -97,8 +100,15 @@ def require_size(argument: str, size: tuple[int, int], subject: Subject) -> None
         raise InvalidInput(argument, f"{width}x{height}", expected, f"the nearest is {near}")
 
 
-def _subject(name: str, found: "Outline") -> Subject:
-    return subject_of(name, found.unet, found.vae, found.text.items(), found.quantized)
+def _named(name: str, found: "Outline", stored: str) -> NamedModel:
+    return NamedModel(
+        subject=subject_of(name, found.unet, found.vae, found.text.items(), found.quantized),
+        stored=stored,
+        scheduler=found.scheduler,
+        distilled_at=found.distilled_at,
+        path=found.path,
+        text_layers={kind: config.layers for kind, config in found.text.items()},
+    )
 
 
 def _text_network(kind: "TextKind", config: "ClipTextConfig") -> TextNetwork:

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from undertow.errors import InvalidInput
+from undertow.step_counts import require_distilled
 
 Spacing = Literal["leading", "trailing", "linspace", "distilled"]
 SPACINGS = ("leading", "trailing", "linspace")
@@ -46,7 +47,6 @@ def spaced_timesteps(spacing: Spacing, counting: Counting, trained: int, steps: 
 def distilled_timesteps(original: int, trained: int, steps: int) -> Times:
     """`steps` of the `original` timesteps that a consistency model was distilled at (diffusers' LCMScheduler,
     TCDScheduler). Errors: `InvalidInput` for more steps than those."""
-    if not 1 <= steps <= original:
-        raise InvalidInput("steps", steps, f"from 1 to {original}, the steps that the model was distilled at")
+    require_distilled(steps, original)
     at = np.arange(1, original + 1) * (trained // original) - 1
     return at[::-1][np.linspace(0, original, num=steps, endpoint=False).astype(int)].astype(np.float64)

@@ -28,6 +28,7 @@ from undertow.serving.capacity import Capacity
 from undertow.serving.catalog.catalog import Catalog, misfit
 from undertow.serving.catalog.entries import EMBEDDING, AdapterEntry, ModelEntry
 from undertow.serving.clock.timetable import Timetable
+from undertow.serving.drawable import require_drawable
 from undertow.serving.failures import FailureCode, Refused
 from undertow.serving.inspection import InspectOptions
 from undertow.serving.inspection_checks import require_maps
@@ -295,7 +296,7 @@ class Admission:
                 raise InvalidInput(name, f"{count:,}", f"at most {most:,}", "this service draws no more at once")
         _check_names(request)
         _check_prompts(request)
-        _check_pictures(request, model)
+        require_drawable(request, model)
         if request.size is not None:
             require_size("size", request.size, model.subject)
             _require_pixels("size", request.size, settings.max_pixels)
@@ -375,14 +376,6 @@ def _check_prompts(request: GenerationRequest) -> None:
     parse_prompt(request.negative_prompt, request.dialect, composition=False)
     for region in request.regions:
         parse_prompt(region.prompt, request.dialect, composition=False)
-
-
-def _check_pictures(request: GenerationRequest, model: ModelEntry) -> None:
-    """Errors: `InvalidInput` for a picture that is missing for a model that edits one."""
-    unet = model.subject.unet
-    assert unet is not None
-    if unet.in_channels == 2 * unet.out_channels and request.image is None:
-        raise InvalidInput("image", "missing", "the picture to edit, for this InstructPix2Pix model")
 
 
 def _require_fit(argument: str, entry: AdapterEntry, model: ModelEntry, *, embedding: bool) -> None:

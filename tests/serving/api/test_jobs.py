@@ -116,6 +116,9 @@ def test_a_retry_is_the_same_job_whatever_would_refuse_a_new_one(make_api):
     refused = api.client.post("/v1/jobs", json={**DRAWN, "size": 2048}, headers=mine)
     is_problem(refused, 429, "rate_limited", "3 times a minute")
     is_problem(api.client.post("/v1/jobs", json={**DRAWN, "steps": 0}, headers=mine), 422, "invalid_request")
+    levels = {**DRAWN, "model": "emoji-turbo", "steps": 51}
+    answer = api.client.post("/v1/jobs", json=levels, headers=mine)
+    is_problem(answer, 422, "invalid_request", "steps is 51", "from 1 to 50")
     api.clock.ahead = 61.0  # the deadline could not be kept now
     for _ in range(2):
         assert api.client.put("/v1/jobs/apple", json=body, headers=mine).json()["id"] == first

@@ -4,6 +4,7 @@ imported, and of a model on the Hub nothing but these is fetched."""
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 from undertow.checkpoints.files.header import HeaderOnly, TensorInfo, stored_kind
 from undertow.checkpoints.files.hub import files_to_fetch
@@ -12,6 +13,7 @@ from undertow.checkpoints.files.model_folder import CONFIG
 from undertow.checkpoints.files.place import model_name
 from undertow.checkpoints.files.scaled import without_scales
 from undertow.checkpoints.identify.families import ENCODERS, FamilyName, describe_family
+from undertow.checkpoints.identify.few_steps import distilled_at
 from undertow.checkpoints.identify.identification import identify_unet, match_without_unet, readable_contents
 from undertow.checkpoints.identify.self_description import described_text
 from undertow.checkpoints.identify.text_architecture import kind_of_text, transformers_config
@@ -20,6 +22,7 @@ from undertow.checkpoints.identify.vae_architecture import vae_config_of
 from undertow.checkpoints.keymap.prefixes import TextKind
 from undertow.encoders.clip_config import ClipTextConfig, config_from_transformers
 from undertow.errors import UnknownCheckpoint, naming_file
+from undertow.known_names import PathName
 from undertow.quantization import METADATA, Quantization, QuantizedWeights
 from undertow.unet.config import UNetConfig
 from undertow.unet.diffusers_config import config_from_diffusers
@@ -35,7 +38,9 @@ TEXT_FOLDERS = ("text_encoder", "text_encoder_2")
 class Outline:
     """The networks of a model. text: the encoders that its family reads, in their order. stored: the type that most of
     the U-Net's weights have in the file, as safetensors call it; `None` where there are no weights yet. quantized: what
-    undertow quantized when it wrote it. scheduler: diffusers' class that its folder names."""
+    undertow quantized when it wrote it. scheduler: diffusers' class that its folder names. distilled_at: the most steps
+    that it draws along its own levels, where that is said. path: what its noise levels go along, as `diffusion.paths`
+    calls it; `None` for single files, of which more than names of tensors would have to be read."""
 
     name: str
     family: FamilyName
@@ -45,6 +50,8 @@ class Outline:
     stored: str | None = None
     quantized: tuple[QuantizedWeights, ...] = ()
     scheduler: str | None = None
+    distilled_at: int | None = None
+    path: PathName | None = None
 
 
 def outline(source: str) -> Outline:
@@ -130,6 +137,7 @@ def _of_folder(files: Listing) -> Outline:
     weights = [name for name in files_to_fetch(list(names), None) if _is_weights(name, inside)]
     read = cache(files.header)  # which asks the Hub
     header = without_scales(read(weights[0])) if weights else None
+    scheduler = files.json(SCHEDULER) if SCHEDULER in names else {}
     return Outline(
         name=model_name(files.path),
         family=describe_family(config).family,
@@ -141,8 +149,23 @@ def _of_folder(files: Listing) -> Outline:
             _quantized(kind, {name: one.shape for name, one in found.tensors.items()}, found.metadata)
             for kind, found in _headers(files, places, read)
         ),
-        scheduler=str(files.json(SCHEDULER).get("_class_name")) if SCHEDULER in names else None,
+        scheduler=str(scheduler.get("_class_name")) if SCHEDULER in names else None,
+        distilled_at=_distilled_at(files, scheduler),
+        path=path_of(scheduler),
     )
+
+
+def path_of(scheduler: Mapping[str, Any]) -> PathName:
+    """What the levels of a folder's scheduler go along. scheduler: its config; nothing where there is none."""
+    name = str(scheduler.get("_class_name"))
+    if name.startswith("FlowMatch"):
+        return "RectifiedFlow"
+    return "VarianceExploding" if name.startswith("EDM") else "VariancePreserving"
+
+
+def _distilled_at(files: Listing, scheduler: Mapping[str, Any]) -> int | None:
+    with naming_file(files.path / SCHEDULER):
+        return distilled_at(scheduler)
 
 
 def _vae_config(files: Listing) -> VAEConfig:

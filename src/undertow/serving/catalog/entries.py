@@ -1,5 +1,6 @@
 """What the catalog knows of a model, an adapter or an embedding."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 from undertow.adapters.files.bundled import ADAPTERS
 from undertow.checkpoints.files.hashes import content_hash, model_sha256
 from undertow.checkpoints.files.hub import files_to_fetch
+from undertow.checkpoints.keymap.prefixes import TextKind
+from undertow.known_names import PathName
 from undertow.memory.work import Subject
 from undertow.vocabulary import Vocabulary
 
@@ -19,7 +22,8 @@ class ModelEntry:
     """A model that clients may name. source: what is loaded: a path, an embedded model's name or a Hub id. path: where
     it lies on this machine. subject: its networks, as forecasts take them. dtype, vae_dtype: of U-Net and autoencoder
     when a worker loads it, on the device that the catalog was made for. family: "sd1", "sdxl" and so on. suggested:
-    fields of a request that it is best drawn with, where the defaults are not right. vocabulary: of a small model."""
+    fields of a request that it is best drawn with, where the defaults are not right. vocabulary: of a small model.
+    distilled_at, levels_along: `distilled_at` and `path` of `NamedModel`. text_layers: as there."""
 
     name: str
     source: str
@@ -30,6 +34,9 @@ class ModelEntry:
     family: str
     suggested: dict[str, float] = field(default_factory=dict[str, float])
     vocabulary: Vocabulary | None = None
+    distilled_at: int | None = None
+    levels_along: PathName | None = None
+    text_layers: Mapping[TextKind, int] = field(default_factory=dict[TextKind, int])
 
     @cached_property
     def hash(self) -> str:

@@ -54,6 +54,9 @@ def read_model(name: str, source: str, device: str = "cpu") -> ModelEntry:
         vae_dtype=vae_dtype,
         family=describe_family(unet).family,
         suggested=named.suggested,
+        distilled_at=named.distilled_at,
+        levels_along=named.path,
+        text_layers=named.text_layers,
         vocabulary=read_vocabulary(path) if path.is_dir() else None,
     )
 
