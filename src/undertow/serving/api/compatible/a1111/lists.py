@@ -19,7 +19,7 @@ from undertow.serving.api.compatible.described import ANSWERS, takes_object
 from undertow.serving.api.compatible.waiting import refusing_with
 from undertow.serving.api.parts import Parts, Service
 from undertow.serving.api.problems import Problem
-from undertow.serving.catalog.entries import EMBEDDING
+from undertow.serving.catalog.entries import EMBEDDING, AdapterEntry
 
 router = APIRouter(route_class=refusing_with(refusal), tags=["A1111"])
 
@@ -58,12 +58,17 @@ async def refresh(key: Submitter, service: Service) -> JSONResponse:  # noqa: AR
     return JSONResponse(None)
 
 
+def _adapters(service: Parts) -> list[AdapterEntry]:
+    """Each name once: models may come with adapters of the same names, and a request means those of its own."""
+    return list({one.name: one for one in reversed(service.catalog.adapters())}.values())[::-1]
+
+
 def _models(service: Parts) -> list[dict[str, Any]]:
     return [model_json(one, title_of(one)) for one in service.catalog.models.values()]
 
 
 def _loras(service: Parts) -> list[dict[str, Any]]:
-    loras = [one for one in service.catalog.adapters() if one.kind == "LoRA"]
+    loras = [one for one in _adapters(service) if one.kind == "LoRA"]
     return [{"name": one.name, "alias": one.title or one.name, "path": one.name, "metadata": {}} for one in loras]
 
 
@@ -80,7 +85,7 @@ def _upscalers(_: Parts) -> list[dict[str, Any]]:
 
 
 def _controls(service: Parts) -> list[str]:
-    return [one.name for one in service.catalog.adapters() if one.reads_pictures and one.kind != "IP-Adapter"]
+    return [one.name for one in _adapters(service) if one.reads_pictures and one.kind != "IP-Adapter"]
 
 
 LISTS: dict[str, Callable[[Parts], Any]] = {
