@@ -24,6 +24,8 @@ def test_every_catalogue_has_the_names_that_are_known_without_it():
     assert set(known_names.DIALECTS) == DIALECTS.keys()
     assert set(known_names.PREDICTIONS.values()) == set(get_args(known_names.Prediction))
     assert set(PARAMETERIZATIONS) <= set(known_names.PREDICTIONS)
+    options = {name: {key: option.bounds for key, option in entry.options.items()} for name, entry in SAMPLERS.items()}
+    assert {name: found for name, found in options.items() if found} == known_names.SAMPLER_OPTIONS
     paths = {name: {path.__name__ for path in entry.paths} for name, entry in SAMPLERS.items()}
     everywhere = set(get_args(known_names.PathName))
     assert {name: found for name, found in paths.items() if found != everywhere} == {

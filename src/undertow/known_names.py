@@ -3,6 +3,8 @@ imported. The catalogues hold what they name; tests/test_known_names.py holds th
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf, isfinite, isinf
 from typing import Literal
 
 from undertow.errors import InvalidInput
@@ -85,6 +87,136 @@ SAMPLER_PATHS: Mapping[str, tuple[PathName, ...]] = {
 
 INVERSE_SAMPLERS = ("ddim_inverse",)
 """Samplers that run from a picture to noise."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Numbers that an option takes. low and high are allowed; whole: integers only."""
+
+    low: float = 0.0
+    high: float = inf
+    whole: bool = False
+
+    def __contains__(self, value: object) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        return isfinite(value) and self.low <= value <= self.high and (not self.whole or value == int(value))
+
+    def describe(self) -> str:
+        """In words."""
+        kind = "whole" if self.whole else "finite"
+        if isinf(self.high):
+            return f"a {kind} number, at least {self.low:g}"
+        return f"a {kind} number from {self.low:g} to {self.high:g}"
+
+
+_TUNED: tuple[tuple[tuple[str, ...], Mapping[str, Bounds]], ...] = (
+    (("ddim",), {"eta": Bounds(), "stride": Bounds(whole=True)}),
+    (
+        (
+            "euler",
+            "heun",
+            "heunpp2",
+            "dpm2",
+            "edm_euler",
+            "flow_euler",
+            "flow_heun",
+        ),
+        {"s_churn": Bounds(), "s_tmin": Bounds(), "s_tmax": Bounds(), "s_noise": Bounds()},
+    ),
+    (
+        (
+            "euler_a",
+            "dpm2_a",
+            "dpm_fast",
+            "dpm_fast_comfyui",
+            "res_multistep_a",
+            "dpmpp_2s_a",
+            "dpmpp_2m_sde",
+            "dpmpp_2m_sde_heun",
+            "dpmpp_3m_sde",
+            "seeds_3",
+            "euler_a_cfg_pp",
+            "dpmpp_2s_a_cfg_pp",
+            "res_multistep_a_cfg_pp",
+        ),
+        {"eta": Bounds(), "s_noise": Bounds()},
+    ),
+    (("restart",), {"s_noise": Bounds(), "restart_min": Bounds(), "restart_max": Bounds()}),
+    (
+        (
+            "dpm_adaptive",
+            "dpm_adaptive_comfyui",
+        ),
+        {
+            "order": Bounds(2, 3, whole=True),
+            "rtol": Bounds(1e-08),
+            "atol": Bounds(1e-08),
+            "h_init": Bounds(0.0001),
+            "pcoeff": Bounds(),
+            "icoeff": Bounds(),
+            "dcoeff": Bounds(),
+            "accept_safety": Bounds(),
+            "eta": Bounds(),
+            "s_noise": Bounds(),
+        },
+    ),
+    (
+        (
+            "lms",
+            "lms_comfyui",
+            "ipndm",
+            "ipndm_comfyui",
+            "ipndm_v",
+            "ipndm_v_comfyui",
+            "deis",
+        ),
+        {"order": Bounds(1, 4, whole=True)},
+    ),
+    (
+        (
+            "deis_log_rho",
+            "unipc",
+            "unipc_bh2",
+        ),
+        {"order": Bounds(1, 3, whole=True)},
+    ),
+    (
+        (
+            "gradient_estimation",
+            "gradient_estimation_cfg_pp",
+        ),
+        {"ge_gamma": Bounds()},
+    ),
+    (
+        (
+            "dpmpp_sde",
+            "seeds_2",
+        ),
+        {"eta": Bounds(), "s_noise": Bounds(), "r": Bounds(0.01, 1)},
+    ),
+    (("er_sde",), {"order": Bounds(1, 3, whole=True), "s_noise": Bounds()}),
+    (
+        (
+            "sa_solver",
+            "sa_solver_pece",
+        ),
+        {
+            "eta": Bounds(),
+            "s_noise": Bounds(),
+            "s_tmin": Bounds(),
+            "s_tmax": Bounds(),
+            "predictor_order": Bounds(1, 4, whole=True),
+            "corrector_order": Bounds(0, 4, whole=True),
+        },
+    ),
+    (("lcm",), {"s_noise": Bounds()}),
+    (("tcd",), {"gamma": Bounds(0, 1), "s_noise": Bounds()}),
+)
+"""Samplers, and the options that all of them have."""
+
+SAMPLER_OPTIONS: Mapping[str, Mapping[str, Bounds]] = {name: options for names, options in _TUNED for name in names}
+"""What samplers can be tuned with; those that are not here have no option."""
 
 GRIDS = (
     "normal",
@@ -231,6 +363,18 @@ def require_drawing(name: str, path: PathName | None) -> None:
         fitting = [one for one in SAMPLERS if path in SAMPLER_PATHS.get(one, (path,)) and one not in INVERSE_SAMPLERS]
         remedy = f"take {', '.join(fitting[:OFFERED])} or another that `undertow samplers` lists for it"
         raise InvalidInput("sampler", repr(name), f"one for {path}", remedy)
+
+
+def require_sampler_options(sampler: str, options: Mapping[str, float]) -> None:
+    """Errors: `InvalidInput` for an option that this sampler lacks, and for a value out of its range."""
+    name = require_sampler(sampler)
+    known = SAMPLER_OPTIONS.get(name, {})
+    for option, value in options.items():
+        if option not in known:
+            offered = f"one of {', '.join(known)}" if known else "no option"
+            raise InvalidInput("sampler option", repr(option), f"{offered} for {name}")
+        if value not in known[option]:
+            raise InvalidInput(option, value, f"{known[option].describe()}, for {name}")
 
 
 def require_schedule(name: str) -> None:

@@ -246,6 +246,12 @@ STYLED = [{**HALF[0], "adapters": ["mosaic"]}]
     ("wanted", "words"),
     [
         ({"sampler": "ddim_inverse"}, "expected one that ends in a picture"),
+        (
+            {"sampler": "DPM++ 2M", "sampler_options": {"eta": 1}},
+            "expected no option for dpmpp_2m",
+        ),
+        ({"sampler": "euler_a", "sampler_options": {"eta": -3}}, "eta is -3.0, expected a finite number, at least 0"),
+        ({"sampler": "lms", "sampler_options": {"order": 1.5}}, "order is 1.5, expected a whole number from 1 to 4"),
         ({"sampler": "edm_euler"}, "one for VariancePreserving; take ddpm, ddim, euler"),
         ({"sampler": "FlowMatchHeunDiscreteScheduler"}, "one for VariancePreserving"),
         ({"regions": HALF, "regions_by": "attention", "views": {}}, "windows do not move regions"),

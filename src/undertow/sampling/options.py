@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from undertow.errors import InvalidInput
+from undertow.known_names import Bounds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,18 +23,17 @@ class NumberRange:
 
     def require(self, name: str, value: float, sampler: str) -> None:
         """Refuses a value out of range. Errors: `InvalidInput`."""
-        if isinstance(value, bool) or not isinstance(value, int | float) or not self._contains(value):
+        if value not in self.bounds:
             raise InvalidInput(name, value, f"{self.describe()}, for {sampler}")
+
+    @property
+    def bounds(self) -> Bounds:
+        """The range alone."""
+        return Bounds(self.low, self.high, whole=self.whole)
 
     def describe(self) -> str:
         """The range in words."""
-        kind = "whole" if self.whole else "finite"
-        if math.isinf(self.high):
-            return f"a {kind} number, at least {self.low:g}"
-        return f"a {kind} number from {self.low:g} to {self.high:g}"
-
-    def _contains(self, value: float) -> bool:
-        return math.isfinite(value) and self.low <= value <= self.high and (not self.whole or value == int(value))
+        return self.bounds.describe()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from undertow.engine.picture_size import window_cells
 from undertow.engine.request import MODEL_SAMPLER, GenerationRequest
 from undertow.engine.together import require_together
 from undertow.errors import InvalidInput
-from undertow.known_names import require_drawing
+from undertow.known_names import require_drawing, require_sampler_options
 from undertow.serving.catalog.entries import ModelEntry
 from undertow.step_counts import require_distilled, whole_grid
 
@@ -25,6 +25,7 @@ def require_drawable(request: GenerationRequest, model: ModelEntry) -> None:
         window_cells(request.views, unet.sample_size, model.subject.factor)
     if request.sampler != MODEL_SAMPLER:
         require_drawing(request.sampler, model.levels_along)
+        require_sampler_options(request.sampler, request.sampler_options)
     _require_clip_skip(request, model)
     _require_steps(request, model, edits=inputs.edits)
 
