@@ -127,7 +127,7 @@ def test_jobs_of_another_key_are_not_there(api):
 
 def test_adapters_are_listed_by_the_names_that_draw_takes(api):
     listed = call(api, "list_adapters").about
-    assert listed["models"] == ["emoji"]
+    assert listed["models"] == ["emoji", "emoji-turbo"]
     names = {one["name"]: one for one in listed["adapters"]}
     assert names["mosaic"]["kind"] == "LoRA"
     assert not names["mosaic"]["needs_picture"]
