@@ -106,6 +106,14 @@ def test_an_editing_network_has_two_scales():
         ("cgf", "guidance_method", "did you mean 'cfg'"),
         ("pag(scale)", "guidance_method", "NAME=VALUE"),
         ("pag(sigma=2,width=3)", "option of pag", "sigma, width.*one of scale.*start, end"),
+        ("cfg(scale=x)", "option scale of cfg", "is x, expected a number"),
+        ("cfg(scale=7|x)", "option scale of cfg", r"is 7\|x, expected a number"),
+        ("apg(eta=1|2)", "option eta of apg", r"is 1\|2, expected a number"),
+        ("apg(space=pixels)", "option space of apg", "'pixels', expected one of denoised, prediction, v"),
+        ("pag(start=soon)", "option start of pag", "is soon, expected a number"),
+        ("zero_star(zero_steps=1.5)", "option zero_steps of zero_star", "is 1.5, expected a whole number"),
+        ("free_u(b1=x)", "option b1 of free_u", "is x, expected a number"),
+        ("free_u(version=3)", "option version of free_u", "'3', expected one of 1, 2"),
     ],
 )
 def test_words_that_mean_nothing_are_refused(words, argument, message):

@@ -70,7 +70,8 @@ def test_a_quick_model_is_asked_without_a_pause_and_nothing_is_canceled(site, vi
     site.held.clear()
     expect(here.page.locator(".stage img.picture")).to_have_attribute("alt", re.compile("^a red apple, seed"))
     jobs = site.api.store.jobs(limit=50)
-    assert [job.spec.request["prompt"] for job in jobs] == ["a red apple", "a ", "a"]
+    last, *first = (job.spec.request["prompt"] for job in jobs)
+    assert (last, sorted(first)) == ("a red apple", ["a", "a "])  # the first two left at once, and may overtake
     assert {job.state for job in jobs} == {JobState.SUCCEEDED}
     assert len({job.spec.request["seed"] for job in jobs}) == 1  # nothing changes but what is written
     here.button("Draw").click()

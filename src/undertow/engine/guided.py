@@ -5,7 +5,7 @@ part of the steps. Lists have bars between their entries: "pag(layers=mid_block|
 """
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from undertow.diffusion.guidance import (
     AdaptiveProjected,
@@ -109,7 +109,9 @@ def named_methods(request: GenerationRequest, config: UNetConfig) -> tuple[Named
 
 def _made(name: str, options: dict[str, Any], request: GenerationRequest, config: UNetConfig) -> Any:
     named = METHODS[name]
-    interval = {key: options.pop(key) for key in ("start", "end") if key in options}
+    interval = {
+        key: _fitting(f"option {key} of {name}", options.pop(key), float) for key in ("start", "end") if key in options
+    }
     record = named.record
     given = dict(named.defaults) | ({"scale": request.guidance_scale} if named.guided else {}) | options
     if record is ClassifierFree and config.guidance_dim is not None:
@@ -124,8 +126,36 @@ def _made(name: str, options: dict[str, Any], request: GenerationRequest, config
         if unknown := sorted(given.keys() - set(known)):
             expected = ", ".join((*known, "start", "end"))
             raise InvalidInput(f"option of {name}", ", ".join(unknown), f"one of {expected}")
-        method = record(**given)
+        hints = get_type_hints(record)
+        method = record(**{key: _fitting(f"option {key} of {name}", value, hints[key]) for key, value in given.items()})
     return During(method=method, interval=StepInterval(**interval)) if interval else method
+
+
+def _fitting(name: str, value: Any, hint: Any) -> Any:
+    """A value as its field wants it: words, lists and numbers come from a text, which has no types. Errors:
+    `InvalidInput`."""
+    if get_origin(hint) is Literal:
+        choices = {str(choice): choice for choice in get_args(hint)}
+        if (word := _said(value)) not in choices:
+            raise InvalidInput(name, repr(word), f"one of {', '.join(choices)}")
+        return choices[word]
+    if hint is int:
+        if not isinstance(value, float | int) or value != value // 1:
+            raise InvalidInput(name, _said(value), "a whole number")
+        return int(value)
+    if hint == tuple[str, ...]:
+        return tuple(map(_said, value)) if isinstance(value, tuple) else value
+    parts = value if isinstance(value, tuple) and hint is not float else (value,)
+    if not all(isinstance(part, float | int) or callable(part) for part in parts):
+        raise InvalidInput(name, _said(value), "a number" if hint is float else "a number, or numbers with | between")
+    return value
+
+
+def _said(value: Any) -> str:
+    """A value as it stands in the text."""
+    if isinstance(value, tuple):
+        return "|".join(map(_said, value))
+    return f"{value:g}" if isinstance(value, float | int) else str(value)
 
 
 def _options(text: str) -> dict[str, Any]:

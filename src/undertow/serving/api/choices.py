@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from starlette.responses import JSONResponse
 
 from undertow.engine.request import GenerationRequest
-from undertow.known_names import DIALECTS, GRIDS, GUIDANCE, SAMPLERS
+from undertow.known_names import DIALECTS, GRIDS, GUIDANCE, INVERSE_SAMPLERS, SAMPLERS
 from undertow.serving.admission import JobOptions
 from undertow.serving.api.auth import Reader
 from undertow.serving.api.openapi import gives
@@ -33,7 +33,9 @@ def _choices(service: Parts, key: ApiKey) -> dict[str, Any]:
     return {
         "version": metadata.version("undertow"),
         "key": {"name": key.name, "scopes": list(key.scopes)},
-        "samplers": [{"name": name, "also": list(others)} for name, others in SAMPLERS.items()],
+        "samplers": [
+            {"name": name, "also": list(others)} for name, others in SAMPLERS.items() if name not in INVERSE_SAMPLERS
+        ],
         "schedules": list(GRIDS),
         "guidance_methods": list(GUIDANCE),
         "dialects": list(DIALECTS),
