@@ -59,6 +59,14 @@ class Typed:
     rate: float
 
 
+def opened(page: Page, model: str) -> None:
+    """Waits for the page, and has it draw while somebody types."""
+    expect(page.get_by_role("button", name="Draw", exact=True)).to_be_enabled()
+    page.get_by_label("Model", exact=True).select_option(model)
+    page.get_by_label("Draw while typing").check()
+    page.evaluate(WATCH)
+
+
 def typed(page: Page, text: str, keys_a_second: float) -> Typed:
     """Types a text into an empty prompt, and waits for its picture."""
     page.get_by_role("textbox", name="Prompt", exact=True).fill("")
@@ -106,13 +114,12 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         visit = Visit(browser, address)
         page = visit.page
-        expect(page.get_by_role("button", name="Draw", exact=True)).to_be_enabled()
-        page.get_by_label("Model", exact=True).select_option(options.model)
-        page.get_by_label("Draw while typing").check()
-        page.evaluate(WATCH)
+        opened(page, options.model)
         typed(page, TEXTS[0], 4)
         print(f"{options.model}: keys/s  pictures/s  pictures  median ms  95th percentile ms")
         for keys in map(float, options.keys.split(",")):
+            page.reload()  # has another seed: pictures that were drawn before would be shown again
+            opened(page, options.model)
             found = [typed(page, text, keys) for text in TEXTS[1:]]
             waits = [wait for one in found for wait in one.waits_ms]
             median, slow = statistics.median(waits), statistics.quantiles(waits, n=20)[-1]

@@ -12,8 +12,9 @@ from undertow.serving.store.store import Store
 
 POLL_S = 1.0
 """The longest that a waiter sleeps: a hint of the store may be lost."""
-LULL_S = 0.02
-"""Between two wakings, so that a busy worker does not make every waiter read the store at each of its steps."""
+LULL_S, LULL_EACH_S = 0.02, 0.002
+"""Between two wakings, at most and for each that was woken: a busy worker must not make many waiters read the store at
+each of its steps, and one need not wait for others."""
 
 
 class Watch:
@@ -79,4 +80,4 @@ class Watch:
                 self._seen += 1
             for wake in waiting:
                 wake()
-            time.sleep(LULL_S)
+            time.sleep(min(LULL_S, LULL_EACH_S * len(waiting)))

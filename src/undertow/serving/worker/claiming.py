@@ -16,9 +16,12 @@ from undertow.serving.worker.timing import Timing, waiting_in
 Taken = list[tuple[Claim, QueueEntry]]
 """Jobs that were leased, each as the schedule saw it."""
 
-LOOK_S, LOOK_SHARE = 0.05, 0.02
-"""Between two looks at what waits that found nothing, at least, and the share of time that these may take. After a look
-that found jobs, and when one is done, there may be room and more to take at once."""
+LOOK_S, LOOK_SHARE = 0.02, 0.05
+"""Between two looks at what waits that found nothing beside jobs that run, at least, and the share of time that these may
+take. After a look that found jobs, and when one is done, there may be room and more to take at once."""
+
+IDLE_SHARE = 0.2
+"""Of the time of a worker that has nothing to do: the next job comes a moment after the last one was answered."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -68,7 +71,9 @@ class Claiming:
         is_some = not running or self.timing.choose(waiting_in(self.store.queue()), running)[0]
         taken = self._lease(running) if is_some else []
         self._beside = len(running) + len(taken)
-        self._look_at = 0.0 if taken else started + max(LOOK_S, (time.monotonic() - started) / LOOK_SHARE)
+        took_s = time.monotonic() - started
+        pause_s = max(LOOK_S, took_s / LOOK_SHARE) if running else took_s / IDLE_SHARE
+        self._look_at = 0.0 if taken else started + pause_s
         return taken
 
     def wait(self, timeout_s: float) -> None:
