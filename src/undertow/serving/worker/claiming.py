@@ -17,8 +17,8 @@ Taken = list[tuple[Claim, QueueEntry]]
 """Jobs that were leased, each as the schedule saw it."""
 
 LOOK_S, LOOK_SHARE = 0.02, 0.05
-"""Between two looks at what waits that found nothing beside jobs that run, at least, and the share of time that these may
-take. After a look that found jobs, and when one is done, there may be room and more to take at once."""
+"""Between two looks at what waits that found nothing beside jobs that run, at least, and the share of time that these
+may take. After a look that found jobs, and when one is done, there may be room and more to take at once."""
 
 IDLE_SHARE = 0.2
 """Of the time of a worker that has nothing to do: the next job comes a moment after the last one was answered."""
