@@ -24,6 +24,12 @@ IDLE_SHARE = 0.2
 """Of the time of a worker that has nothing to do: the next job comes a moment after the last one was answered."""
 
 
+def pause_s(took_s: float, *, is_idle: bool) -> float:
+    """From the beginning of a look that found nothing to the next one. took_s: how long it was. is_idle: nothing runs
+    beside it."""
+    return took_s / IDLE_SHARE if is_idle else max(LOOK_S, took_s / LOOK_SHARE)
+
+
 @dataclass(kw_only=True, eq=False)
 class Claiming:
     """worker: the name under which jobs are leased. hold: extends the lease of a job from now on, whenever the loop
@@ -72,8 +78,7 @@ class Claiming:
         taken = self._lease(running) if is_some else []
         self._beside = len(running) + len(taken)
         took_s = time.monotonic() - started
-        pause_s = max(LOOK_S, took_s / LOOK_SHARE) if running else took_s / IDLE_SHARE
-        self._look_at = 0.0 if taken else started + pause_s
+        self._look_at = 0.0 if taken else started + pause_s(took_s, is_idle=not running)
         return taken
 
     def wait(self, timeout_s: float) -> None:
