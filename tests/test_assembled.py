@@ -13,7 +13,7 @@ import undertow
 from tests.services import copy_pipeline, fresh_service
 from undertow.adapters.lora.extraction import as_lora, extract_lora, networks_of
 from undertow.adapters.lora.write import write_lora
-from undertow.assembled import assembled, is_described
+from undertow.assembled import WHOLE, assembled, is_described
 from undertow.checkpoints.read.model_loading import load_model
 from undertow.embedded import embedded_models
 from undertow.errors import UnknownCheckpoint
@@ -88,7 +88,12 @@ def test_what_was_removed_or_cut_short_is_put_together_again(described):
     weights = place / "unet/diffusion_pytorch_model.safetensors"
     whole = weights.read_bytes()
     (place / "notes.txt").write_text("of somebody else")
-    for damage in (weights.unlink, lambda: weights.write_bytes(whole[:100]), lambda: shutil.rmtree(place / "vae")):
+    for damage in (
+        weights.unlink,
+        lambda: weights.write_bytes(whole[:100]),
+        lambda: shutil.rmtree(place / "vae"),
+        lambda: (place / WHOLE).write_text('{"unet'),
+    ):
         damage()
         assert assembled(described) == place
         assert weights.read_bytes() == whole

@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 
-from undertow.cache_folder import cache_folder
+from undertow.cache_folder import cache_folder, read_cached, write_cached
 from undertow.errors import UnknownCheckpoint
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _written(place: Path, base: Path, lora: Path, folder: Path) -> Path:
             _copy(source, draft, left=(*NOT_COPIED, lora.name, f"{lora.stem}.md"))
         _copy_file(folder / CARD, draft / CARD)
         _merge(draft / UNET, lora)
-        (draft / WHOLE).write_text(json.dumps(_sizes(draft)), encoding="utf-8")
+        write_cached(_sizes(draft), draft / WHOLE)
         draft.chmod(0o755)
         if not _is_whole(place):  # else another process was first
             shutil.rmtree(place, ignore_errors=True)
@@ -103,11 +103,9 @@ def _written(place: Path, base: Path, lora: Path, folder: Path) -> Path:
 
 def _is_whole(place: Path) -> bool:
     """Whether all was written, and nothing of it was removed since or cut short."""
-    mark = place / WHOLE
-    if not mark.is_file():
-        return False
-    sizes = json.loads(mark.read_text(encoding="utf-8"))
-    return all((place / name).is_file() and (place / name).stat().st_size == size for name, size in sizes.items())
+    sizes = read_cached(place / WHOLE)
+    present = ((place / name).is_file() and (place / name).stat().st_size == size for name, size in sizes.items())
+    return bool(sizes) and all(present)
 
 
 def _sizes(folder: Path) -> dict[str, int]:

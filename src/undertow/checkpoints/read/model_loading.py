@@ -143,7 +143,7 @@ def _read(
     main, health, parts = sources.main, Health(), sources.parts()
     found, device = main.identification, torch.device("cpu" if options.device is None else options.device)
     # The autoencoder's maps have their channels first (`vae.blocks.MiddleBlock`). On a CPU weights that have them last
-    # would turn every map around and back, which takes a seventh to a quarter of a decode (docs/results/unet-speed.md).
+    # would turn every map around and back, which takes an eighth to a quarter of a decode (docs/results/unet-speed.md).
     options_of = {
         component: replace(
             options,
