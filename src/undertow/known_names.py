@@ -315,6 +315,11 @@ PREDICTIONS: Mapping[str, Prediction] = {
 }
 """What a network may predict, by its names in any tool (`checkpoints.identify.prediction`)."""
 
+PrecisionName = Literal["f32", "f16", "bf16"]
+
+PRECISIONS: Mapping[str, str] = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
+"""Types that networks compute in, by their short names."""
+
 DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia", "xla", "privateuseone", "meta")
 """Kinds of devices that torch computes on; a number chooses one of several, such as cuda:1."""
 

@@ -1,10 +1,12 @@
 """`undertow serve` and `undertow keys`: what is refused before anything starts, and what is said."""
 
 import socket
+from dataclasses import replace
 
 import pytest
 
 from undertow.cli import main
+from undertow.memory.machine import this_machine
 from undertow.serving.store.store import Store
 
 
@@ -38,6 +40,20 @@ def test_it_says_what_a_person_needs(capsys, tmp_path):
     said = capsys.readouterr().out
     assert "ann" in said
     assert "Authorization: Bearer KEY" in said
+
+
+@pytest.mark.parametrize(
+    ("can", "said"),
+    [
+        (True, "precision bf16\n"),
+        (False, "precision bf16, computed in float32: this processor has no instructions for bf16\n"),
+    ],
+)
+def test_it_says_what_models_compute_in(capsys, tmp_path, monkeypatch, can, said):
+    machine = replace(this_machine(), bfloat16=can)
+    monkeypatch.setattr("undertow.memory.subjects.this_machine", lambda: machine)
+    assert main(["serve", "--port", "0", "--check", "--precision", "bf16"]) == 0
+    assert said in capsys.readouterr().out
 
 
 def test_a_port_in_use_is_refused(capsys):

@@ -14,14 +14,13 @@ from undertow.cli.sizes import parse_size
 from undertow.cli.terminal import SafeConsole
 from undertow.cli.waiting import waiting
 from undertow.errors import InvalidInput
+from undertow.known_names import PRECISIONS
 from undertow.shortage import size_in_words
 
 if TYPE_CHECKING:
     from undertow.attention.measure import Measured
     from undertow.attention.measurement import Call
     from undertow.unet.config import UNetConfig
-
-TYPES = {Precision.f32: "float32", Precision.f16: "float16", Precision.bf16: "bfloat16"}
 
 LATENT_FACTOR, PIXELS = 8, 1
 """Pixels of a picture to a cell of the network's input, for presets: published latent models, and models of pixels."""
@@ -65,15 +64,14 @@ def attention(
     place = find_device(device)
     config, factor = architecture(model)
     height, width = cells_of(config, factor, pixels)
-    calls = attention_calls(config, height, width, rows=rows, tokens=tokens, dtype=TYPES[precision])
+    dtype = PRECISIONS[precision.value]
+    calls = attention_calls(config, height, width, rows=rows, tokens=tokens, dtype=dtype)
     if not calls:
         raise InvalidInput("model", repr(model), "a model with attention")
     machine = Machine.here(place)
     with waiting(console, f"measuring {len(calls)} shapes"):
         results = list(measure(calls, place, repeats=repeats))
-    console.print(
-        _table(f"{model}, {width * factor}x{height * factor}, {rows} rows, {TYPES[precision]}", calls, results)
-    )
+    console.print(_table(f"{model}, {width * factor}x{height * factor}, {rows} rows, {dtype}", calls, results))
     for name, why in _refused(results).items():
         console.print(f"not measured: {name}, because {why}", markup=False, highlight=False)
     if keep:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from undertow.cli.config import read_config
 from undertow.cli.config_file import FILE, config_file
 from undertow.cli.model_loading import LoadingOptions, Precision
+from undertow.known_names import PRECISIONS
 
 if TYPE_CHECKING:
     from undertow.inspection.doctor.finding import Change, Diagnosis
@@ -27,7 +28,7 @@ BY_OPTION = frozenset({"guidance", "negative", "size", "steps", "schedule", "sam
 )
 """Options that a preset can say."""
 
-TYPES = {"float32": Precision.f32, "bfloat16": Precision.bf16, "float16": Precision.f16}
+TYPES = {dtype: Precision(name) for name, dtype in PRECISIONS.items()}
 
 
 def preset_of(found: "Diagnosis") -> dict[str, Any]:

@@ -13,6 +13,7 @@ from undertow.cli.figures import require_figure
 from undertow.cli.model_option import complete_model, find_model
 from undertow.cli.visible import visible
 from undertow.errors import InvalidInput
+from undertow.known_names import PRECISIONS
 
 if TYPE_CHECKING:
     from undertow.memory.plan import MemoryPlan
@@ -26,8 +27,6 @@ STEPS = 20
 
 SLOTS = 8
 """Where none are asked for, and none are made."""
-
-TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 
 
 class Precision(StrEnum):
@@ -158,7 +157,7 @@ def _types(named: "NamedModel", precision: Precision | None, vae: Precision | No
     """Of the U-Net and of the VAE."""
     from undertow.memory.subjects import computed_types
 
-    asked, vae_asked = (None if one is None else TYPES[one] for one in (precision, vae))
+    asked, vae_asked = (None if one is None else PRECISIONS[one.value] for one in (precision, vae))
     own = named.subject.vae
     overflows = own is not None and own.force_upcast
     return computed_types(named.stored, asked, vae_asked, device=device, overflows=overflows)

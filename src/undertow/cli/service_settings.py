@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from undertow.cli.model_loading import Precision
 from undertow.errors import InvalidInput
 from undertow.serving.settings import ServerSettings
 
@@ -30,6 +31,14 @@ Threads = Annotated[
         max=1024,
         help="Processor threads of a worker on a CPU; with another number pictures have other bytes.",
         show_default="OMP_NUM_THREADS, or all cores but one, shared among the workers",
+    ),
+]
+Computed = Annotated[
+    Precision | None,
+    typer.Option(
+        "--precision",
+        help="Type that all models compute in; in another one pictures have other bytes.",
+        show_default="that of their files, where the device has it",
     ),
 ]
 Budget = Annotated[

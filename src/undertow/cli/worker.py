@@ -8,6 +8,7 @@ import typer
 from undertow.cli.service_checks import NEEDED, readable_catalog, require_folder, require_worker_parts
 from undertow.cli.service_settings import (
     Budget,
+    Computed,
     Data,
     Database,
     Devices,
@@ -38,6 +39,7 @@ def worker(
     ] = None,
     devices: Devices = None,
     threads: Threads = None,
+    precision: Computed = None,
     budget: Budget = None,
     jobs_at_once: JobsAtOnce = None,
     telemetry: Telemetry = None,
@@ -56,6 +58,7 @@ def worker(
         "adapters": adapters or None,
         "devices": devices or None,
         "threads": threads,
+        "precision": precision,
         "budget_bytes": None if budget is None else parse_bytes("--budget", budget),
         "jobs_at_once": jobs_at_once,
         "telemetry": telemetry,

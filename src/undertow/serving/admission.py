@@ -156,6 +156,7 @@ class Admission:
             format=options.format,
             files={"": model.hash, **{name: entry.hash for name, entry in used.items()}},
             inspect=inspect,
+            precision=model.precision,
         )
         work = read.work
         if inspect is not None:

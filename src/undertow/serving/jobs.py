@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le, MaxLen
 
+from undertow.known_names import PrecisionName
 from undertow.records import Finite, Record
 from undertow.serving.failures import Failure
 from undertow.serving.inspection import InspectionKind, InspectOptions
@@ -62,6 +63,8 @@ class JobSpec(Record):
     {"request": what is diagnosed, "only": [names of rules], "subject": id of its job or null}."""
     inspect: InspectOptions | None = None
     """What is looked at meanwhile."""
+    precision: PrecisionName | None = None
+    """That the service was set up with: in another one pictures are other pictures."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from typing import Annotated
 from annotated_types import Ge, Le
 
 from undertow.errors import InvalidInput
+from undertow.known_names import PrecisionName
 from undertow.records import Record
 from undertow.serving.jobs import Mode
 
@@ -35,6 +36,8 @@ class ServerSettings(Record):
     threads: Annotated[int, Ge(1), Le(1024)] | None = None
     """Of a worker on a CPU; pictures have other bytes with another number. When `None`: what OMP_NUM_THREADS says, else
     the cores but one, shared among the workers."""
+    precision: PrecisionName | None = None
+    """Type that all models compute in; when `None` that of their files, or float32 where the device has it not."""
     mode: Mode = "reproducible"
     """Where a client names none."""
     budget_bytes: Annotated[int, Ge(1)] | None = None
@@ -105,6 +108,12 @@ class ServerSettings(Record):
     @property
     def default_model(self) -> str:
         return next(iter(self.models))
+
+    @property
+    def computing(self) -> str:
+        """What was said about how workers compute: what took its time under another setting says nothing of this."""
+        said = {"precision": self.precision, "threads": self.threads}
+        return ", ".join(f"{name} {value}" for name, value in said.items() if value is not None)
 
     @property
     def is_public(self) -> bool:

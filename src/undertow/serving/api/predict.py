@@ -110,6 +110,7 @@ def _submitted(service: Parts, content: bytes, model: str | None, key: ApiKey) -
             mode="fast",
             request={"artifact": stored.sha256, "contexts": described},
             files=files,
+            precision=entry.precision,
         ),
         work=JobWork(cells=max(math.prod(one["latents"][2:]) for one in shapes), rows=rows, steps=1),
         inputs=(stored, *uploads.files.values()),

@@ -9,7 +9,7 @@ from undertow.adapters.files.bundled import ADAPTERS
 from undertow.checkpoints.files.hashes import content_hash, model_sha256
 from undertow.checkpoints.files.hub import files_to_fetch
 from undertow.checkpoints.keymap.prefixes import TextKind
-from undertow.known_names import PathName
+from undertow.known_names import PathName, PrecisionName
 from undertow.memory.work import Subject
 from undertow.vocabulary import Vocabulary
 
@@ -21,7 +21,8 @@ EMBEDDING = "textual inversion"
 class ModelEntry:
     """A model that clients may name. source: what is loaded: a path, an embedded model's name or a Hub id. path: where
     it lies on this machine. subject: its networks, as forecasts take them. dtype, vae_dtype: of U-Net and autoencoder
-    when a worker loads it, on the device that the catalog was made for. family: "sd1", "sdxl" and so on. suggested:
+    when a worker loads it, on the device that the catalog was made for. precision: that the service was told to compute
+    in. family: "sd1", "sdxl" and so on. suggested:
     fields of a request that it is best drawn with, where the defaults are not right. vocabulary: of a small model.
     distilled_at, levels_along: `distilled_at` and `path` of `NamedModel`. text_layers: as there."""
 
@@ -32,6 +33,7 @@ class ModelEntry:
     dtype: str
     vae_dtype: str
     family: str
+    precision: PrecisionName | None = None
     suggested: dict[str, float] = field(default_factory=dict[str, float])
     vocabulary: Vocabulary | None = None
     distilled_at: int | None = None

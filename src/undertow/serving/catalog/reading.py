@@ -20,6 +20,7 @@ from undertow.checkpoints.identify.unsupported import refuse_quantized
 from undertow.checkpoints.read.inversion_names import holds_inversions, inversions_in, names_of
 from undertow.embedded import embedded_models
 from undertow.errors import CheckpointError, UnknownCheckpoint
+from undertow.known_names import PRECISIONS, PrecisionName
 from undertow.memory.subjects import NamedModel, computed_types, named_model
 from undertow.serving.catalog.entries import EMBEDDING, AdapterEntry, ModelEntry
 from undertow.unet.presets import PRESETS
@@ -32,9 +33,9 @@ KEYS = ("attn2.to_k.weight", "to_k_ip.weight", "to_k_ip.0.weight")
 """How the name of a tensor ends, in a ControlNet or an IP-Adapter, whose inputs are the text's, or are as wide."""
 
 
-def read_model(name: str, source: str, device: str = "cpu") -> ModelEntry:
-    """A model that draws from texts, by its configs and headers. Errors: kinds of `CheckpointError` for what is not
-    there, and for what the service does not draw with; `ConfigError`."""
+def read_model(name: str, source: str, device: str = "cpu", precision: PrecisionName | None = None) -> ModelEntry:
+    """A model that draws from texts, by its configs and headers. precision: `ServerSettings.precision`. Errors: kinds
+    of `CheckpointError` for what is not there, and for what the service does not draw with; `ConfigError`."""
     path = _model_path(source)
     if source.lower() in PRESETS and source not in embedded_models() and not Path(source).exists():
         raise UnknownCheckpoint(source, "a family, which has no weights", "give a file, a folder or a Hub id")
@@ -44,7 +45,7 @@ def read_model(name: str, source: str, device: str = "cpu") -> ModelEntry:
     if vae is None or unet.context_dim is None:
         missing = "no autoencoder" if vae is None else "no text to draw from"
         raise UnknownCheckpoint(source, f"a model with {missing}, which the service does not draw with")
-    dtype, vae_dtype = _types(named, device)
+    dtype, vae_dtype = _types(named, device, precision)
     return ModelEntry(
         name=name,
         source=source,
@@ -52,6 +53,7 @@ def read_model(name: str, source: str, device: str = "cpu") -> ModelEntry:
         subject=named.subject,
         dtype=dtype,
         vae_dtype=vae_dtype,
+        precision=precision,
         family=describe_family(unet).family,
         suggested=named.suggested,
         distilled_at=named.distilled_at,
@@ -107,10 +109,11 @@ def _model_path(source: str) -> Path:
     return found
 
 
-def _types(named: NamedModel, device: str) -> tuple[str, str]:
+def _types(named: NamedModel, device: str, precision: PrecisionName | None) -> tuple[str, str]:
+    asked = None if precision is None else PRECISIONS[precision]
     vae = named.subject.vae
     overflows = vae is not None and vae.force_upcast
-    return computed_types(named.stored, None, None, device=device.partition(":")[0], overflows=overflows)
+    return computed_types(named.stored, asked, None, device=device.partition(":")[0], overflows=overflows)
 
 
 def _kind(opened: OpenedAdapter) -> tuple[str, str]:

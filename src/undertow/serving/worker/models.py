@@ -13,6 +13,7 @@ from undertow.adapters.lora.bank import AdapterCapacity
 from undertow.engine.engine import Engine
 from undertow.errors import OutOfMemory
 from undertow.free_memory import free_bytes
+from undertow.known_names import PRECISIONS
 from undertow.memory.forecast import forecast
 from undertow.memory.work import Work
 from undertow.service import UNetService
@@ -177,7 +178,8 @@ def needed_bytes(entry: ModelEntry, *, slots: bool) -> int:
 
 def loaded(entry: ModelEntry, device: str, adapters: bool) -> UNetService:
     """A model as workers use it: to the bit the same in each."""
-    return undertow.load(entry.source, device=device, adapter_capacity=CAPACITY if adapters else None)
+    dtype = None if entry.precision is None else getattr(torch, PRECISIONS[entry.precision])
+    return undertow.load(entry.source, dtype=dtype, device=device, adapter_capacity=CAPACITY if adapters else None)
 
 
 def budget_of(device: str, wanted_bytes: int | None) -> int | None:

@@ -18,6 +18,8 @@ SAVE_S = 10.0
 """Between two times that costs are written, where they are learned all the time."""
 SAY_S, SAY_SHARE = 1.0, 0.05
 """Between two times that finish times are computed, at least, and the share of time that it may take."""
+COMPUTING = "computing"
+"""Key of `Timing.computing` among written costs."""
 SILENT_S = 10.0
 """A worker that wrote nothing for so long draws nothing."""
 
@@ -29,6 +31,8 @@ class Timing:
     store: Store
     device: str
     most_jobs: int | None = None
+    computing: str = ""
+    """`ServerSettings.computing`: costs that were learned under another one are not taken up."""
     state: FairState = field(default_factory=FairState)
     costs: dict[str, Costs] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock, init=False)
@@ -39,7 +43,8 @@ class Timing:
     def of(self, model: str) -> Costs:
         """What is known of a model: what workers of the same kind have learned at any time."""
         if model not in self.costs:
-            known = Costs.from_json(self.store.costs.get(model, self.device))
+            written = self.store.costs.get(model, self.device) or {}
+            known = Costs.from_json(written if written.get(COMPUTING, "") == self.computing else None)
             with self._lock:
                 self.costs.setdefault(model, known)
         return self.costs[model]
@@ -126,7 +131,7 @@ class Timing:
             self._saved_at = time.monotonic()
             for model, json in self._written().items():
                 if self.costs[model].known:
-                    self.store.costs.put(model, self.device, json)
+                    self.store.costs.put(model, self.device, json | {COMPUTING: self.computing})
 
     def _written(self) -> dict[str, dict[str, Any]]:
         """The costs of all models, at one moment."""

@@ -80,7 +80,7 @@ class Worker:
         )
         self.measures = Measures(store.clock, Tracing() if tracing is None else tracing, device)
         store.observers.append(self.measures.stored)
-        self.timing = Timing(store=store, device=device, most_jobs=settings.jobs_at_once)
+        self.timing = Timing(store=store, device=device, most_jobs=settings.jobs_at_once, computing=settings.computing)
         self.about = About(store=store, name=name, device=device, data=settings.data)
         self.pulse = Pulse(
             store,
