@@ -16,6 +16,7 @@ from undertow import Adapter, AdapterCapacity, BatchLimits, GenerationRequest, I
 from undertow.adapters.lora.kind import LoraKind
 from undertow.engine.decode import Decoder
 from undertow.engine.engine import Engine
+from undertow.engine.events import WorkEvent
 from undertow.engine.options import RunOptions
 from undertow.engine.request_run import Stage
 from undertow.errors import EngineClosed, RequestFailed
@@ -45,8 +46,22 @@ def test_a_handle_gives_the_pictures_and_runs_the_engine_for_them(engine, servic
     assert handle.result() is result
 
 
-def test_kinds_of_work_take_turns(engine):
-    """While one request is denoised another is encoded and a third decoded: no unit does two things."""
+def test_short_encodings_are_one_unit_of_work(engine, monkeypatch):
+    """Requests that come at once share their first step."""
+    monkeypatch.setattr("undertow.engine.engine.ENCODE_S", 60.0)
+    events: list[WorkEvent] = []
+    engine.watchers.append(events.append)
+    handles = [engine.submit(asked(seed)) for seed in (1, 2, 3)]
+    engine.step()
+    assert [one.progress.stage for one in handles] == [Stage.DENOISING] * 3
+    engine.step()
+    assert (events[-1].kind, events[-1].rows) == ("denoise", 3)
+
+
+def test_kinds_of_work_take_turns(engine, monkeypatch):
+    """While one request is denoised another is encoded and a third decoded: no unit does two things, unless the first
+    is short."""
+    monkeypatch.setattr("undertow.engine.engine.ENCODE_S", 0.0)
     first = engine.submit(asked(1))
     stages = [(first.progress.stage, first.progress.step)]
     while engine.step():
@@ -368,7 +383,8 @@ def test_a_request_that_is_cancelled_while_it_is_encoded_leaves_nothing_to_the_n
     assert torch.equal(other.result().latents, expected.latents)
 
 
-def test_cancelled_requests_leave_the_weights_as_they_were(loras):
+def test_cancelled_requests_leave_the_weights_as_they_were(loras, monkeypatch):
+    monkeypatch.setattr("undertow.engine.engine.ENCODE_S", 0.0)
     service = fresh_service("sd1")
     before = {name: weight.clone() for name, weight in service.unet.state_dict().items()}
     engine = service.engine

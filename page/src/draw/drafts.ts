@@ -13,7 +13,7 @@ const PAUSE_MS = 350;
 /** As many steps of a model that was made for few take about as long as a key press. */
 const FEW = 8;
 /** Of a model that keeps up: one is drawn while another is on its way. */
-const AT_ONCE = 2;
+const AT_ONCE = 3;
 const WAIT_S = 10;
 
 export const typing = signal(localStorage.getItem("undertow-typing") === "yes");

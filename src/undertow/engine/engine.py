@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 PAUSE_S = 0.1
 """Before the engine's own thread goes on after an interruption, so that one that repeats takes no processor."""
+ENCODE_S = 0.02
+"""After so long of encoding, others take a step."""
 
 
 class Engine:
@@ -342,10 +344,18 @@ class Engine:
         self.memory.govern(min(budgets, default=None), sparing=any(run.options.low_vram for run in runs))
 
     def _encode(self) -> bool:
-        """A part of the encoding of the request that has waited longest."""
+        """Parts of the encoding of those requests that have waited longest, for a moment: what is short does not wait
+        for a step of others between any two of its parts, and joins the next one."""
         if not self._encoding:
             return False
-        group, started = self._encoding[0], time.perf_counter()
+        until = time.perf_counter() + ENCODE_S
+        self._encode_part(self._encoding[0])
+        while self._encoding and time.perf_counter() < until:
+            self._encode_part(self._encoding[0])
+        return True
+
+    def _encode_part(self, group: Group) -> None:
+        started = time.perf_counter()
         number = next((run.number for run in group.runs if run.stage is Stage.WAITING), None)
         try:
             encoded = group.encode(self.adapters, self.refiner)
@@ -353,14 +363,13 @@ class Engine:
             self._encoding.popleft()
             for run in group.runs:
                 run.fail(error)
-            return True
+            return
         if encoded:
             self._encoding.popleft()
             for run in group.runs:
                 run.begin()
         elif number is not None:
             self._did(WorkEvent(kind="encode", seconds=time.perf_counter() - started, requests=(number,)))
-        return True
 
     def _decode(self) -> bool:
         if not self._decoding:

@@ -82,7 +82,8 @@ def test_the_same_bytes_alone_among_others_and_after_a_kill(make_place):
     assert found[1].attempt == 0, "its worker had brought it further"
 
 
-def test_progress_tells_every_stage_of_a_job(place):
+def test_progress_tells_every_stage_of_a_job(place, monkeypatch):
+    monkeypatch.setattr("undertow.engine.engine.ENCODE_S", 0.0)
     id, worker, stages = place.submit(steps=2), place.worker(), []
     while not place.store.job(id).state.is_final:
         worker.run_once()

@@ -1,6 +1,7 @@
 """How a worker comes by jobs: it looks when something changed, and in vain for a small share of the time at most. It
 looks beside the work, which goes on when the store keeps it waiting."""
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
@@ -20,6 +21,9 @@ LOOK_S, LOOK_SHARE = 0.02, 0.05
 """Between two looks at what waits that found nothing beside jobs that run, at least, and the share of time that these
 may take. After a look that found jobs, and when one is done, there may be room and more to take at once."""
 
+WATCH_S = 0.1
+"""A helper beside the work waits for a change so long at a time: what comes during a step is leased when it is done."""
+
 IDLE_SHARE = 0.2
 """Of the time of a worker that has nothing to do: the next job comes a moment after the last one was answered."""
 
@@ -33,7 +37,8 @@ def pause_s(took_s: float, *, is_idle: bool) -> float:
 @dataclass(kw_only=True, eq=False)
 class Claiming:
     """worker: the name under which jobs are leased. hold: extends the lease of a job from now on, whenever the loop
-    comes to it. helper: does what waits for the store."""
+    comes to it. helper: does what waits for the store. watch_s: how long it may wait for a change beside jobs that run.
+    """
 
     store: Store
     timing: Timing
@@ -41,17 +46,20 @@ class Claiming:
     lease_s: float
     hold: Callable[[Claim], None] = lambda claim: None
     helper: Executor = field(default_factory=Inline)
+    watch_s: float = 0.0
     _asked: "Future[Taken] | None" = None
     _seen: int = -1
     _look_at: float = 0.0
     _beside: int = 0
     """Jobs that ran at the last look."""
+    _beside_asked: int = 0
+    """Jobs that ran when it was asked."""
+    _has_room: threading.Event = field(default_factory=threading.Event)
+    """Set when one of these has ended."""
 
     def may_look(self, running: Sequence[Running]) -> bool:
         """Whether there may be a job to take beside those that run."""
-        if len(running) >= self._beside and time.monotonic() < self._look_at:
-            return False
-        return not running or (self.store.changed(self._seen, 0) != self._seen and not self.timing.is_full(running))
+        return not self.timing.is_full(running) if running else self._pause_left(running) <= 0
 
     @property
     def is_asking(self) -> bool:
@@ -61,14 +69,43 @@ class Claiming:
     def take(self, running: Sequence[Running]) -> Taken:
         """What the schedule chose and was leased; nothing as long as it is being asked beside jobs that run. Errors:
         `StoreError`."""
-        if self._asked is None:
-            self._asked = self.helper.submit(self._take, tuple(running))
-        return [] if running and not self._asked.done() else self.taken()
+        if not running:
+            self._has_room.set()
+            return self.taken() or self._take(running)
+        found = self._answered()
+        if self._asked is None and not found:
+            self._has_room.clear()
+            self._beside_asked = len(running)
+            self._asked = self.helper.submit(self._watch, tuple(running))
+            return self._answered()
+        if len(running) < self._beside_asked:
+            self._has_room.set()
+        return found
 
     def taken(self) -> Taken:
         """The end of what was asked. Errors: `StoreError`."""
         asked, self._asked = self._asked, None
         return [] if asked is None else asked.result()
+
+    def _answered(self) -> Taken:
+        """The end of what was asked, if it has come. Errors: `StoreError`."""
+        return self.taken() if self._asked is not None and self._asked.done() else []
+
+    def _pause_left(self, running: Sequence[Running]) -> float:
+        """Seconds until the next look; none where one of those has ended that ran at the last one."""
+        return 0.0 if len(running) < self._beside else max(0.0, self._look_at - time.monotonic())
+
+    def _watch(self, running: Sequence[Running]) -> Taken:
+        """What `_take` gives, as soon as it gives anything; nothing where that is not soon, or a job ends meanwhile."""
+        until = time.monotonic() + self.watch_s
+        while True:
+            self._has_room.wait(min(self._pause_left(running), max(0.0, until - time.monotonic())))
+            if self._pause_left(running) <= 0 and self.store.changed(self._seen, self.watch_s) != self._seen:
+                found = self._take(running)
+                if found:
+                    return found
+            if time.monotonic() >= until or self._has_room.is_set():
+                return []
 
     def _take(self, running: Sequence[Running]) -> Taken:
         started = time.monotonic()

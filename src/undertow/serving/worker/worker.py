@@ -22,7 +22,7 @@ from undertow.serving.store.store import Store
 from undertow.serving.tracing import Tracing
 from undertow.serving.worker.about import About
 from undertow.serving.worker.answering import Answering
-from undertow.serving.worker.claiming import Claiming
+from undertow.serving.worker.claiming import WATCH_S, Claiming
 from undertow.serving.worker.drawing import Drawing, begin, placed
 from undertow.serving.worker.finishing import Finishing
 from undertow.serving.worker.logs import JobLog
@@ -120,7 +120,7 @@ class Worker:
         """Works until `stop` is set, and then for as long as the jobs that run take, at most `settings.grace_s`. What
         is not done is given back, with its log. hurry: jobs are given back at once."""
         self.finishing.publisher = ThreadPoolExecutor(1, "undertow-publisher")  # files are written beside the work
-        self.claiming.helper = ThreadPoolExecutor(1, "undertow-claims")
+        self.claiming.helper, self.claiming.watch_s = ThreadPoolExecutor(1, "undertow-claims"), WATCH_S
         self.pulse.start()
         threading.Thread(target=self._collect_garbage, args=(stop,), name="undertow-garbage", daemon=True).start()
         try:
