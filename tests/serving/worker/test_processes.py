@@ -20,6 +20,7 @@ from undertow.serving.jobs import JobState
 from undertow.serving.worker.supervisor import listening
 
 STEPS = 150
+LOG = "service.log"
 
 
 @dataclass
@@ -50,9 +51,9 @@ def start(place: Place) -> Service:
     settings = Path(place.data, "settings.json")
     chosen = {**place.settings.to_json(), "port": port}
     settings.write_text(json.dumps(chosen))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "undertow.serving.worker", "--settings", str(settings)], start_new_session=True
-    )
+    command = [sys.executable, "-m", "undertow.serving.worker", "--settings", str(settings)]
+    with Path(place.data, LOG).open("wb") as log:
+        process = subprocess.Popen(command, start_new_session=True, stderr=log)
     return Service(process, place, f"http://127.0.0.1:{port}")
 
 
@@ -88,6 +89,9 @@ def test_a_worker_that_is_killed_inside_a_picture_goes_on_there(service, undistu
     assert (job.attempt, job.worker != killed.name) == (0, True), "the worker had brought it further"
     (lost,) = (event for event in service.place.store.events(id) if event.kind == "requeued")
     assert lost.data == {"lost": True}
+    said = Path(service.place.data, LOG).read_text()
+    assert f"INFO {job.worker} " in said, "each line says which process it is from"
+    assert "MainProcess" not in said
 
 
 def stop_outside_a_transaction(store, pid):

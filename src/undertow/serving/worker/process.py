@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from multiprocessing import current_process
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--one-process", action="store_true", help="everything in this process, for small machines")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
+    current_process().name = "undertow"  # in each line of the log; children have names of their own
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(processName)s %(name)s: %(message)s")
     try:
         if chosen.child:
@@ -82,7 +84,7 @@ def run_in_one_process(settings: ServerSettings, stop: threading.Event | None = 
 
 def run_child(setup: ChildSetup) -> int:
     """A part of the service, as the supervisor wants it."""
-    threading.current_thread().name = setup.name
+    threading.current_thread().name = current_process().name = setup.name
     stop, hurry = threading.Event(), threading.Event()
 
     def alone() -> None:
