@@ -1,11 +1,21 @@
 """The routes around slow matrix products give the numbers of PyTorch's own."""
 
+from itertools import combinations
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from undertow.nn import matmul
-from undertow.nn.matmul import PATCH_CELLS, convolve, linear, onednn_linear, opaque_onednn_linear
+from undertow.nn.matmul import (
+    PATCH_CELLS,
+    convolve,
+    convolve_doubled,
+    doubling_is_left_out,
+    linear,
+    onednn_linear,
+    opaque_onednn_linear,
+)
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}  # sums of a few hundred unit products, in another order
 
@@ -115,6 +125,31 @@ def test_a_convolution_over_plain_memory_or_with_gradients_or_autocast_is_pytorc
         assert len(asked) == 3
         convolve(x, weight, bias, 1, 1)
     assert len(asked) == 3
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_convolution_of_a_doubled_map_is_pytorch_s_for_every_window(dtype, layout):
+    x, weight, bias = torch.randn(2, 6, 3, 4), torch.randn(5, 6, 3, 3), torch.randn(5)
+    x, weight, bias = (one.to(dtype) for one in (x, weight, bias))
+    x = x.contiguous(memory_format=layout)
+    whole = F.conv2d(F.interpolate(x.float(), scale_factor=2.0), weight.float(), bias.float(), padding=1).to(dtype)
+    with torch.no_grad():
+        for start, stop in combinations(range(7), 2):
+            for left, right in ((0, 8), (1, 2), (3, 7)):
+                rows, columns = slice(start, stop), slice(left, right)
+                assert_same(convolve_doubled(x, weight, bias, rows, columns), whole[:, :, rows, columns])
+
+
+def test_doubling_is_left_out_of_large_maps_without_gradients_on_a_processor():
+    large, small = torch.randn(1, 1, 32, 32), torch.randn(2, 1, 16, 32)
+    assert not doubling_is_left_out(large)
+    with torch.no_grad():
+        assert doubling_is_left_out(large)
+        assert doubling_is_left_out(large.bfloat16())
+        assert not doubling_is_left_out(large.half())
+        assert not doubling_is_left_out(small)
+        assert not doubling_is_left_out(large.to("meta"))
 
 
 @pytest.mark.parametrize("vendor", [True, False])

@@ -139,3 +139,18 @@ def test_large_maps_are_as_accurate_as_small_ones():
     assert (decode_safely(vae, latents).pixels - reference).abs().max() < 2e-5
     vae.to(memory_format=torch.channels_last)
     assert (decode_safely(vae, latents).pixels - reference).abs().max() < 2e-5
+
+
+def test_who_looks_into_the_convolution_of_a_doubled_map_sees_what_comes_out(monkeypatch):
+    """Without a look the map is not doubled, and that convolution is not called."""
+    vae, latents = build(TINY), latents_for(TINY, 6, 7)
+    monkeypatch.setattr("undertow.nn.matmul.DOUBLED_CELLS", 1)
+    conv, seen = vae.decoder.up_blocks[0].upsamplers[0].conv, []
+    with torch.no_grad():
+        unseen = vae.decode(latents)
+        handle = conv.register_forward_hook(lambda module, inputs, output: seen.append(output))
+        pixels = vae.decode(latents)
+        handle.remove()
+    assert seen[0].shape[2:] == (12, 14)
+    assert not torch.equal(unseen, pixels)
+    torch.testing.assert_close(unseen, pixels)

@@ -1,6 +1,6 @@
 """Matrix products and convolutions by the fastest exact method that PyTorch offers on this processor.
 
-Without gradients, on a CPU, three facts matter (measured by benchmarks/matmul.py):
+Without gradients, on a CPU, four facts matter (measured by benchmarks/matmul.py):
 
 - MKL, which PyTorch calls for float32 products, picks its code by the processor's vendor and is less than half as fast
   as oneDNN on AMD.
@@ -8,8 +8,14 @@ Without gradients, on a CPU, three facts matter (measured by benchmarks/matmul.p
 - oneDNN repacks a convolution's weights at every call. At 8x8 cells and below that takes longer than the convolution,
   while gathering the few patches (im2col) and one matrix product does not.
 
+- A 3x3 convolution of a map that was doubled, each cell repeated, sees a cell of that map several times: it is four 2x2
+  convolutions of the map as it was, by sums of weights, with four ninths of the multiplications. From a thousand cells
+  on that takes half the time; of fewer, adding up weights takes longer than it saves.
+
 Everywhere else these functions are `torch.nn.functional.linear` and `conv2d`.
 """
+
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +27,8 @@ from undertow.shapes import FeatureMap
 
 PATCH_CELLS = 256
 """Most output cells, over all rows, for which gathering patches beats repacking the weights."""
+DOUBLED_CELLS = 1024
+"""Fewest cells of a map whose doubling is left out."""
 
 
 def linear(
@@ -68,6 +76,45 @@ def convolve(
             patches = _patches(cells, weight.shape[2], stride, padding)
             return linear(patches, weight.permute(0, 2, 3, 1).flatten(1), bias).permute(0, 3, 1, 2)
     return F.conv2d(x, weight, bias, stride, padding)
+
+
+def doubling_is_left_out(x: FeatureMap) -> bool:
+    """Whether `convolve_doubled` is faster here than doubling a map and convolving it."""
+    is_large = x.shape[2] * x.shape[3] >= DOUBLED_CELLS  # whatever else is in the batch
+    is_eager = _inference_on_cpu(x) and not torch.compiler.is_compiling()  # graphs, for other runtimes too, are plain
+    return is_large and is_eager and x.dtype in (torch.float32, torch.bfloat16)
+
+
+def convolve_doubled(
+    x: FeatureMap,
+    weight: Float[Tensor, "outputs channels 3 3"],
+    bias: Float[Tensor, "outputs"] | None,
+    rows: slice,
+    columns: slice,
+) -> Float[Tensor, "batch outputs new_height new_width"]:
+    """`conv2d(F.interpolate(x, scale_factor=2.0), weight, bias, padding=1)[:, :, rows, columns]`, equal within
+    rounding."""
+    height, width = x.shape[2:]
+    found = x.new_empty(x.shape[0], weight.shape[0], rows.stop - rows.start, columns.stop - columns.start)
+    for row, column in product((0, 1), (0, 1)):
+        # An even row of the doubled map is computed from a cell and the one above it, an odd one from it and the next.
+        part = F.conv2d(x, _halved(_halved(weight, 2, row), 3, column), bias, padding=1)
+        part = part[:, :, row : row + height, column : column + width]
+        (into_rows, from_rows), (into_columns, from_columns) = _every_other(rows, row), _every_other(columns, column)
+        found[:, :, into_rows, into_columns] = part[:, :, from_rows, from_columns]
+    return found
+
+
+def _halved(weight: Tensor, dim: int, odd: int) -> Tensor:
+    """Three weights along `dim` as two: two of them see the same cell."""
+    first, second, third = weight.unbind(dim)
+    return torch.stack((first + second, third) if odd else (first, second + third), dim)
+
+
+def _every_other(window: slice, odd: int) -> tuple[slice, slice]:
+    """Those lines of a window that are even or odd: in the window, and among all of their kind."""
+    first, last = -((odd - window.start) // 2), -((odd - window.stop) // 2)
+    return slice(2 * first + odd - window.start, None, 2), slice(first, last)
 
 
 def _inference_on_cpu(x: Tensor) -> bool:

@@ -6,8 +6,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from undertow.attention.kernel import AttentionKernel
-from undertow.nn.adaptable import Conv2d
+from undertow.nn.adaptable import Conv2d, WeightRows
 from undertow.nn.attention import SpatialSelfAttention
+from undertow.nn.matmul import convolve_doubled, doubling_is_left_out
 from undertow.nn.resample import Doubled, Halved, Upsample
 from undertow.nn.resnet import ResBlock
 from undertow.shapes import AttentionMask, FeatureMap, Keys, Queries
@@ -84,7 +85,7 @@ class UpBlock(nn.Module):
             res_block(config, inputs if i == 0 else outputs, outputs) for i in range(config.resnets + 1)
         )
         last = index == len(channels) - 1
-        self.upsamplers = None if last else nn.ModuleList([Upsample(outputs)])
+        self.upsamplers = None if last else nn.ModuleList([Doubling(outputs)])
 
     def forward(self, x: FeatureMap) -> NewFeatureMap:
         for resnet in self.resnets:
@@ -94,6 +95,17 @@ class UpBlock(nn.Module):
     def _double(self, x: FeatureMap) -> Doubled:
         assert self.upsamplers is not None
         return self.upsamplers[0](x, (2 * x.shape[2], 2 * x.shape[3]))
+
+
+class Doubling(Upsample):
+    """`Upsample` to twice the size, without the doubled map where that is faster and nobody looks into the
+    convolution."""
+
+    def forward(self, x: FeatureMap, size: tuple[int, int], weights: WeightRows | None = None) -> Doubled:
+        hooks = self.conv._forward_hooks or self.conv._forward_pre_hooks
+        if hooks or not doubling_is_left_out(x):
+            return super().forward(x, size, weights)
+        return convolve_doubled(x, self.conv.weight, self.conv.bias, slice(0, size[0]), slice(0, size[1]))
 
 
 def res_block(config: VAEConfig, inputs: int, outputs: int) -> ResBlock:

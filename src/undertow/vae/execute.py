@@ -12,7 +12,7 @@ from undertow.errors import NonFiniteError
 from undertow.vae.plan import Segment, TilePlan, plan_tiles, remembers_its_input, smallest_budget, windows_for
 from undertow.vae.program import Program
 from undertow.vae.statistics import Moments, Statistics
-from undertow.vae.steps import Add, Attend, Convolve, Double, Map, NewMap, NormSiLU, Place, Remember, Step
+from undertow.vae.steps import Add, Attend, Convolve, Map, NewMap, NormSiLU, Place, Remember, Step
 from undertow.vae.windows import Size, Window, tiles
 
 HIGHER = torch.float32
@@ -179,9 +179,6 @@ def _compute(
                 continue
             case NormSiLU():
                 hidden = step.to(hidden.dtype).compute(hidden, statistics.get(index))
-                continue
-            case Double():
-                hidden = step.compute(hidden, place)
                 continue
             case Convolve():
                 hidden = step.to(hidden.dtype).compute(hidden, place)

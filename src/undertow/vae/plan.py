@@ -16,7 +16,7 @@ from itertools import pairwise
 
 from undertow.errors import InvalidInput
 from undertow.vae.program import Program
-from undertow.vae.steps import Add, Attend, Double, NormSiLU, Remember, Step
+from undertow.vae.steps import Add, Attend, NormSiLU, Remember, Step
 from undertow.vae.windows import Size, Window, count_tiles, middle_tile
 
 EDGES = (512, 256, 128, 64, 32)
@@ -115,7 +115,7 @@ def _cuts(program: Program) -> list[int]:
     inner = [
         index
         for index in range(1, len(steps))
-        if not isinstance(steps[index - 1], NormSiLU | Remember | Double) and not isinstance(steps[index], Add)
+        if not isinstance(steps[index - 1], NormSiLU | Remember) and not isinstance(steps[index], Add)
     ]
     return [0, *inner, len(steps)]
 

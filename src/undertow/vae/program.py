@@ -12,7 +12,7 @@ from undertow.nn.resample import Upsample
 from undertow.nn.resnet import ResBlock
 from undertow.vae.autoencoder import AutoencoderKL
 from undertow.vae.blocks import DownBlock, DownsampleRightBottom, MiddleBlock, UpBlock
-from undertow.vae.steps import Add, Attend, Convolve, Double, NormSiLU, Remember, Step
+from undertow.vae.steps import Add, Attend, Convolve, ConvolveDoubled, NormSiLU, Remember, Step
 from undertow.vae.windows import Size
 
 
@@ -93,9 +93,8 @@ def _decode(vae: AutoencoderKL) -> Iterator[Step]:
         name = f"decoder.up_blocks.{index}"
         yield from _resnets(name, block.resnets)
         if block.upsamplers is not None:
-            yield Double(name=f"{name}.upsamplers.0")
             upsample = cast(Upsample, block.upsamplers[0])
-            yield Convolve(name=f"{name}.upsamplers.0.conv", conv=upsample.conv)
+            yield ConvolveDoubled(name=f"{name}.upsamplers.0.conv", conv=upsample.conv)
     yield NormSiLU(name="decoder.conv_norm_out", norm=decoder.conv_norm_out)
     yield Convolve(name="decoder.conv_out", conv=decoder.conv_out)
 

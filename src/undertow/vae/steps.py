@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from undertow.nn.adaptable import Conv2d
 from undertow.nn.attention import SpatialSelfAttention
-from undertow.nn.matmul import convolve
+from undertow.nn.matmul import convolve, convolve_doubled, doubling_is_left_out
 from undertow.vae.statistics import Statistics
 from undertow.vae.windows import Size, Window
 
@@ -194,28 +194,30 @@ class Convolve(Step):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Double(Step):
-    """Twice the resolution, each cell repeated."""
+class ConvolveDoubled(Convolve):
+    """3x3 convolution, padded on all sides, of a map at twice its resolution, in which each cell is repeated."""
 
     def size(self, size: Size) -> Size:
         return 2 * size[0], 2 * size[1]
 
     def source(self, window: Window, size: Size) -> Window:
-        return window.rescaled(self.size(size), size)
-
-    def work(self, cells: int, channels: int) -> float:
-        return MOVING * cells * channels
+        doubled = self.size(size)
+        return window.grown(1, doubled).rescaled(doubled, size)
 
     def scratch(self, inputs: int, outputs: int, *, tile: bool, dtype: torch.dtype) -> int:
-        return 0
+        """With the doubled map; where that is left out, less."""
+        return 4 * inputs + super().scratch(4 * inputs, outputs, tile=tile, dtype=dtype)
 
     def compute(self, hidden: Map, place: Place) -> NewMap:
-        """A window with an odd side comes out one cell larger and is cut."""
-        doubled = F.interpolate(hidden, scale_factor=2.0, mode="nearest")
         before = place.before
         covered = Window(top=2 * before.top, left=2 * before.left, bottom=2 * before.bottom, right=2 * before.right)
-        rows, columns = place.after.inside(covered)
-        return doubled[:, :, rows, columns]
+        if doubling_is_left_out(hidden):
+            rows, columns = place.after.inside(covered)
+            return convolve_doubled(hidden.contiguous(), self.conv.weight, self.conv.bias, rows, columns)
+        seen = place.after.grown(1, place.size)
+        rows, columns = seen.inside(covered)
+        doubled = F.interpolate(hidden, scale_factor=2.0, mode="nearest")[:, :, rows, columns]
+        return super().compute(doubled, Place(before=seen, after=place.after, size=place.size))
 
 
 @dataclass(frozen=True, kw_only=True)
