@@ -24,12 +24,12 @@ from recipes.emoji.render import FONT, Glyphs
 from recipes.emoji.vision import VISION, accuracy, train_vision, write_vision
 
 COMMANDS = """undertow train controlnet --model {model} --images {out}/edges/pictures --hint {out}/edges/edges \\
-    --out {out}/controlnet --title emoji-edges --steps {steps} --batch-size 32 --learning-rate 1e-3 \\
-    --dropout-captions 0.3 --timesteps logit_normal --precision bf16
+    --out {out}/controlnet --title emoji-edges --steps {steps} --batch-size 32 --learning-rate 3e-3 \\
+    --optimizer muon --dropout-captions 0.3 --timesteps logit_normal --precision bf16
 undertow train image-prompt --model {model} --images {out}/references/pictures \\
     --references {out}/references/references \\
     --encoder {out}/image_encoder --out {out}/image-prompt --title emoji-references --steps {steps} --batch-size 32 \\
-    --learning-rate 1e-3 --dropout-captions 0.15 --timesteps logit_normal --precision bf16"""
+    --learning-rate 3e-3 --optimizer muon --dropout-captions 0.15 --timesteps logit_normal --precision bf16"""
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--model", default="emoji", help="base model, for the commands")
     parser.add_argument("--pictures", type=int, default=4096, help="of each kind")
     parser.add_argument("--vision-steps", type=int, default=VISION.steps)
-    parser.add_argument("--steps", type=int, default=800, help="of the commands")
+    parser.add_argument("--steps", type=int, default=1000, help="of the commands")
     parser.add_argument("--ship", type=Path, help="folder for what was trained, with cards")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--font", type=Path, default=FONT)

@@ -99,6 +99,7 @@ def test_blocks_that_are_computed_again_keep_less():
 
 def test_constants_are_those_of_the_rooms_that_import_torch():
     assert (operations.PATCH_CELLS, operations.NARROW) == (matmul.PATCH_CELLS, normalization.NARROW)
+    assert vae_walk.DOUBLED_CELLS == matmul.DOUBLED_CELLS
     walk = attention_walk
     assert (walk.CHUNK, walk.CHUNKED_KEYS, walk.GRADIENT_KEYS) == (
         chunked.CHUNK,

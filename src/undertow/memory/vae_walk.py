@@ -10,6 +10,9 @@ from undertow.memory.operations import Operations
 from undertow.memory.unet_layers import spatial_self_attention
 from undertow.memory.work import VAENetwork
 
+DOUBLED_CELLS = 1024
+"""As in `nn.matmul`, which imports torch; a test holds them equal."""
+
 ATTENDED, KEPT, SMALL_BYTES = 9, 7.2, 2**16
 TILE_NUMBERS, HALF_TILE_NUMBERS = 5_500_000, 8_000_000
 """What `vae.plan.smallest_budget` comes to: so many maps of the lowest resolution for attention, which is computed
@@ -30,7 +33,7 @@ class VAESteps:
         if x.shape[1] == outputs:
             return self._norm_conv(hidden, outputs)  # added in place
         result = self._norm_conv(hidden, outputs)
-        self._conv_plain(x, outputs, 1)
+        self.conv_plain(x, outputs, 1)
         return result
 
     def _norm_conv(self, x: Array, outputs: int) -> Array:
@@ -46,10 +49,11 @@ class VAESteps:
         if stride == 2:
             rows, channels, height, width = x.shape
             padded = self.ops.ledger.new((rows, channels, height + 1, width + 1), "pad")
-        made = self._conv_plain(padded, outputs, kernel, stride=stride)
+        made = self.conv_plain(padded, outputs, kernel, stride=stride)
         return self.ops.ledger.new(made.shape, "contiguous")
 
-    def _conv_plain(self, x: Array, outputs: int, kernel: int, *, stride: int = 1) -> Array:
+    def conv_plain(self, x: Array, outputs: int, kernel: int, *, stride: int = 1) -> Array:
+        """One whose output stays in the layout that it computes in."""
         rows, inputs, height, width = x.shape
         shape = (rows, inputs, height // stride * stride, width // stride * stride)
         with self._converted(weights.conv(inputs, outputs, kernel)), self.ops.ledger.held(x.shape):
@@ -152,8 +156,15 @@ def _middle(steps: VAESteps, name: str, hidden: Array, level: int) -> Array:
 
 
 def _doubled(steps: VAESteps, x: Array) -> Array:
+    """`vae.steps.ConvolveDoubled`."""
     rows, channels, height, width = x.shape
     shape = (rows, channels, 2 * height, 2 * width)
+    if height * width >= DOUBLED_CELLS and steps.ops.machine.device == "cpu" and steps.ops.dtype != "float16":
+        made = steps.ops.ledger.new(shape, "empty")
+        for _ in range(4):
+            with steps.ops.ledger.held((weights.conv(channels, channels, 2),)):
+                steps.conv_plain(x, channels, 2)
+        return made
     workspace = 5 * x.numbers * x.item  # both in the order in which it is computed
     larger = steps.ops.ledger.new(shape, "interpolate", workspace=workspace)
     return steps.conv(larger, channels)
