@@ -80,9 +80,13 @@ def convolve(
 
 def doubling_is_left_out(x: FeatureMap) -> bool:
     """Whether `convolve_doubled` is faster here than doubling a map and convolving it."""
-    is_large = x.shape[2] * x.shape[3] >= DOUBLED_CELLS  # whatever else is in the batch
     is_eager = _inference_on_cpu(x) and not torch.compiler.is_compiling()  # graphs, for other runtimes too, are plain
-    return is_large and is_eager and x.dtype in (torch.float32, torch.bfloat16)
+    return is_eager and doubles_in_parts(x.shape[2] * x.shape[3], x.dtype, x.device)
+
+
+def doubles_in_parts(cells: int, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether that pays for a map of so many cells, whatever else is in its batch."""
+    return cells >= DOUBLED_CELLS and dtype in (torch.float32, torch.bfloat16) and device.type == "cpu"
 
 
 def convolve_doubled(

@@ -7,6 +7,7 @@ compute. The modules hold the parameters; steps only refer to them.
 import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from math import isqrt
 from typing import TypeVar
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from undertow.nn.adaptable import Conv2d
 from undertow.nn.attention import SpatialSelfAttention
-from undertow.nn.matmul import convolve, convolve_doubled, doubling_is_left_out
+from undertow.nn.matmul import convolve, convolve_doubled, doubles_in_parts, doubling_is_left_out
 from undertow.vae.statistics import Statistics
 from undertow.vae.windows import Size, Window
 
@@ -205,7 +206,16 @@ class ConvolveDoubled(Convolve):
         return window.grown(1, doubled).rescaled(doubled, size)
 
     def scratch(self, inputs: int, outputs: int, *, tile: bool, dtype: torch.dtype) -> int:
-        """With the doubled map; where that is left out, less."""
+        """With the doubled map, or where that is left out with one of the four parts of the output, which are a line
+        higher and wider each, and its weights."""
+        channels = self.conv.in_channels
+        cells = inputs // channels
+        if doubles_in_parts(cells, dtype, self.conv.weight.device):
+            part = self.conv.out_channels * (cells + 2 * isqrt(cells) + 1)
+            summed = 4 * self.conv.weight.numel() // 9
+            blocked = cells * _blocked(channels) + part // self.conv.out_channels * _blocked(self.conv.out_channels)
+            copied = inputs if tile else 0
+            return copied + _converted_numbers(self.conv, dtype) + max(3 * summed, 2 * summed + part + blocked)
         return 4 * inputs + super().scratch(4 * inputs, outputs, tile=tile, dtype=dtype)
 
     def compute(self, hidden: Map, place: Place) -> NewMap:
