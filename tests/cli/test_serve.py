@@ -42,17 +42,20 @@ def test_it_says_what_a_person_needs(capsys, tmp_path):
     assert "Authorization: Bearer KEY" in said
 
 
+@pytest.mark.parametrize("verb", ["serve", "worker"])
 @pytest.mark.parametrize(
-    ("can", "said"),
+    ("asked", "can", "said"),
     [
-        (True, "precision bf16\n"),
-        (False, "precision bf16, computed in float32: this processor has no instructions for bf16\n"),
+        ("bf16", True, "precision bf16\n"),
+        ("bf16", False, "precision bf16, computed in float32: this processor has no instructions for bf16\n"),
+        ("f16", True, "which processors imitate, many times slower than f32; autoencoders in float32\n"),
     ],
 )
-def test_it_says_what_models_compute_in(capsys, tmp_path, monkeypatch, can, said):
+def test_it_says_what_models_compute_in(capsys, monkeypatch, verb, asked, can, said):
     machine = replace(this_machine(), bfloat16=can)
     monkeypatch.setattr("undertow.memory.subjects.this_machine", lambda: machine)
-    assert main(["serve", "--port", "0", "--check", "--precision", "bf16"]) == 0
+    port = ("--port", "0") if verb == "serve" else ()
+    assert main([verb, *port, "--check", "--precision", asked]) == 0
     assert said in capsys.readouterr().out
 
 

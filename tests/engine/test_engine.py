@@ -17,6 +17,7 @@ from undertow.adapters.lora.kind import LoraKind
 from undertow.engine.decode import Decoder
 from undertow.engine.engine import Engine
 from undertow.engine.events import WorkEvent
+from undertow.engine.group import Group
 from undertow.engine.options import RunOptions
 from undertow.engine.request_run import Stage
 from undertow.errors import EngineClosed, RequestFailed
@@ -56,6 +57,20 @@ def test_short_encodings_are_one_unit_of_work(engine, monkeypatch):
     assert [one.progress.stage for one in handles] == [Stage.DENOISING] * 3
     engine.step()
     assert (events[-1].kind, events[-1].rows) == ("denoise", 3)
+
+
+def test_the_budget_holds_in_every_part_of_an_encoding(engine, monkeypatch):
+    monkeypatch.setattr("undertow.engine.engine.ENCODE_S", 60.0)
+    held, encode = [], Group.encode
+
+    def noted(group, *given):
+        held.append(engine.memory.budget_bytes)
+        return encode(group, *given)
+
+    monkeypatch.setattr(Group, "encode", noted)
+    engine.submit(asked(1), options=RunOptions(budget_bytes=10**9)).result()
+    assert held[0] is None, "it is decided there"
+    assert set(held[1:]) == {10**9}
 
 
 def test_kinds_of_work_take_turns(engine, monkeypatch):

@@ -5,7 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from undertow.cli.service_checks import NEEDED, readable_catalog, require_folder, require_worker_parts
+from undertow.cli.service_checks import (
+    NEEDED,
+    described_precision,
+    readable_catalog,
+    require_folder,
+    require_worker_parts,
+)
 from undertow.cli.service_settings import (
     Budget,
     Computed,
@@ -19,11 +25,9 @@ from undertow.cli.service_settings import (
 )
 from undertow.errors import InvalidInput
 from undertow.extras import require_packages
-from undertow.known_names import PRECISIONS
 from undertow.lookup import counted
 
 if TYPE_CHECKING:
-    from undertow.known_names import PrecisionName
     from undertow.serving.catalog.catalog import Catalog
     from undertow.serving.settings import ServerSettings
     from undertow.serving.store.records import ApiKey
@@ -216,7 +220,7 @@ def _say(settings: "ServerSettings", catalog: "Catalog", keys: "list[ApiKey]", s
         "keys": ", ".join(key.name for key in keys) or NO_KEYS[bool(store.keys.list())],
         "data": str(settings.data.absolute())
         + (f", with {counted(waiting, 'job')} that {'goes' if waiting == 1 else 'go'} on" if waiting else ""),
-        **({} if settings.precision is None else {"precision": _precision(settings.precision, catalog)}),
+        **({} if settings.precision is None else {"precision": described_precision(settings, catalog)}),
         "workers": ", ".join(settings.devices) + (f", {_replicas(settings)} of Ray Serve" if ray else ""),
         **({"studio": f"{address}/"} if settings.page else {}),
         "docs": f"{address}/docs",
@@ -227,14 +231,6 @@ def _say(settings: "ServerSettings", catalog: "Catalog", keys: "list[ApiKey]", s
     console.print(f"undertow serves at {address}", markup=False)
     for name, value in rows.items():
         console.print(f"  {name:<9} {value}", markup=False)
-
-
-def _precision(asked: "PrecisionName", catalog: "Catalog") -> str:
-    """What models compute in, where it was said. No processor is made to imitate a type."""
-    computed = {entry.dtype for entry in catalog.models.values()}
-    if computed == {PRECISIONS[asked]}:
-        return asked
-    return f"{asked}, computed in {' and '.join(sorted(computed))}: this processor has no instructions for {asked}"
 
 
 def _replicas(settings: "ServerSettings") -> str:

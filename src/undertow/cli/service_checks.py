@@ -33,11 +33,31 @@ def readable_catalog(settings: "ServerSettings") -> "Catalog":
     from undertow.embedded import located
     from undertow.serving.catalog.catalog import Catalog
 
-    catalog = Catalog(settings)
+    catalog = Catalog(settings, device=settings.devices[0])
     for name, source in settings.models.items():
         located(source)  # which knows the names that are near
         catalog.model(name)
     return catalog
+
+
+def described_precision(settings: "ServerSettings", catalog: "Catalog") -> str:
+    """What models compute in on the first device, where a type was asked for: that, or what else and why."""
+    from undertow.known_names import PRECISIONS
+
+    asked = settings.precision
+    assert asked is not None
+    types = {entry.dtype for entry in catalog.models.values()}
+    decoders = {entry.vae_dtype for entry in catalog.models.values()} - types
+    said: str = asked
+    if types != {PRECISIONS[asked]}:
+        said += f", computed in {_all_of(types)}: this processor has no instructions for {asked}"
+    elif asked == "f16" and settings.devices[0] == "cpu":
+        said += ", which processors imitate, many times slower than f32"
+    return said + (f"; autoencoders in {_all_of(decoders)}" if decoders else "")
+
+
+def _all_of(types: set[str]) -> str:
+    return " and ".join(sorted(types))
 
 
 def require_folder(folder: Path) -> None:

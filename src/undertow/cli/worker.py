@@ -5,7 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from undertow.cli.service_checks import NEEDED, readable_catalog, require_folder, require_worker_parts
+from undertow.cli.service_checks import (
+    NEEDED,
+    described_precision,
+    readable_catalog,
+    require_folder,
+    require_worker_parts,
+)
 from undertow.cli.service_settings import (
     Budget,
     Computed,
@@ -21,6 +27,7 @@ from undertow.errors import InvalidInput
 from undertow.extras import require_packages
 
 if TYPE_CHECKING:
+    from undertow.serving.catalog.catalog import Catalog
     from undertow.serving.settings import ServerSettings
 
 LIVES_S = 10.0
@@ -81,7 +88,7 @@ def _checked(settings: "ServerSettings") -> "ServerSettings":
 
     require_worker_parts(settings)
     require_folder(settings.data)
-    readable_catalog(settings)
+    catalog = readable_catalog(settings)
     store = Store.open(settings.database_url)
     try:
         others = store.workers.list(seen_after=store.clock() - LIVES_S)
@@ -96,16 +103,17 @@ def _checked(settings: "ServerSettings") -> "ServerSettings":
         require_same_folder(settings.data, others)
     finally:
         store.close()
-    _say(settings, shown(settings.database_url), len(others))
+    _say(settings, catalog, shown(settings.database_url), len(others))
     return settings
 
 
-def _say(settings: "ServerSettings", database: str, others: int) -> None:
+def _say(settings: "ServerSettings", catalog: "Catalog", database: str, others: int) -> None:
     from undertow.cli.terminal import SafeConsole
 
     rows = {
         "models": ", ".join(settings.models),
         "data": str(settings.data.absolute()),
+        **({} if settings.precision is None else {"precision": described_precision(settings, catalog)}),
         "workers": f"{', '.join(settings.devices)}, beside {others} that {'draws' if others == 1 else 'draw'} already",
     }
     console = SafeConsole(soft_wrap=True, highlight=False)

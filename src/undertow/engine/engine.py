@@ -6,6 +6,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -31,6 +33,8 @@ from undertow.memory.keeper import Keeper
 from undertow.unet.runner import EAGER, Runner
 
 logger = logging.getLogger(__name__)
+
+Worked = TypeVar("Worked")
 
 PAUSE_S = 0.1
 """Before the engine's own thread goes on after an interruption, so that one that repeats takes no processor."""
@@ -237,9 +241,7 @@ class Engine:
             self._worker = threading.get_ident()
             try:
                 self.memory.join(self.adapters.networks)  # another engine may have had them
-                self._govern()
-                with self.memory.unit():
-                    return self._work()
+                return self._work()
             finally:
                 try:
                     self._settle()
@@ -327,7 +329,7 @@ class Engine:
         """The kinds of work take turns; a kind that has none passes on. Where networks come and go, a kind goes on
         until it has no more."""
         self._drop_cancelled()
-        kinds = (self._encode, self._batcher.step, self._decode)
+        kinds = (self._encode, partial(self._unit, self._batcher.step), partial(self._unit, self._decode))
         for _ in kinds:
             kind, place = kinds[self._turn], self._turn
             self._turn = (self._turn + 1) % len(kinds)
@@ -336,6 +338,12 @@ class Engine:
                     self._turn = place
                 return True
         return False
+
+    def _unit(self, work: Callable[[], Worked]) -> Worked:
+        """What `work` returns, which is done within the budget; its peak is known afterwards."""
+        self._govern()
+        with self.memory.unit():
+            return work()
 
     def _govern(self) -> None:
         """The smallest budget of the requests counts for all, since they share the networks."""
@@ -349,9 +357,10 @@ class Engine:
         if not self._encoding:
             return False
         until = time.perf_counter() + ENCODE_S
-        self._encode_part(self._encoding[0])
-        while self._encoding and time.perf_counter() < until:
-            self._encode_part(self._encoding[0])
+        while self._encoding:
+            self._unit(partial(self._encode_part, self._encoding[0]))
+            if time.perf_counter() >= until:
+                break
         return True
 
     def _encode_part(self, group: Group) -> None:

@@ -128,6 +128,13 @@ class Conv2d(nn.Conv2d):
         return y + torch.bmm(up, low.reshape(batch, rank, -1)).reshape(y.shape)
 
 
+def is_only_convolved(module: nn.Module) -> bool:
+    """Whether calling a module is nothing but `convolve` with its weights: it is a `Conv2d`, and nobody looks into it
+    or has put anything in its place."""
+    hooks = module._forward_hooks or module._forward_pre_hooks or torch.nn.modules.module._has_any_global_hook()
+    return type(module) is Conv2d and "forward" not in vars(module) and not hooks
+
+
 def _add_product(
     y: Float[Tensor, "*batch outputs"],
     low: Float[Tensor, "*batch rank"],

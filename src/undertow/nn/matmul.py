@@ -1,16 +1,15 @@
 """Matrix products and convolutions by the fastest exact method that PyTorch offers on this processor.
 
-Without gradients, on a CPU, four facts matter (measured by benchmarks/matmul.py):
+Without gradients, on a CPU, these facts matter (measured by benchmarks/matmul.py, the last one by benchmarks/vae.py):
 
 - MKL, which PyTorch calls for float32 products, picks its code by the processor's vendor and is less than half as fast
   as oneDNN on AMD.
 - A 1x1 convolution over channels-last memory is a matrix product without any copy.
 - oneDNN repacks a convolution's weights at every call. At 8x8 cells and below that takes longer than the convolution,
   while gathering the few patches (im2col) and one matrix product does not.
-
 - A 3x3 convolution of a map that was doubled, each cell repeated, sees a cell of that map several times: it is four 2x2
   convolutions of the map as it was, by sums of weights, with four ninths of the multiplications. From a thousand cells
-  on that takes half the time; of fewer, adding up weights takes longer than it saves.
+  on that takes about half the time; of fewer, adding up weights takes longer than it saves.
 
 Everywhere else these functions are `torch.nn.functional.linear` and `conv2d`.
 """

@@ -64,7 +64,7 @@ class JobSpec(Record):
     inspect: InspectOptions | None = None
     """What is looked at meanwhile."""
     precision: PrecisionName | None = None
-    """That the service was set up with: in another one pictures are other pictures."""
+    """Of the model, as in `ModelEntry`: in another one pictures are other pictures."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from undertow.attention.kernel import AttentionKernel
-from undertow.nn.adaptable import Conv2d, WeightRows
+from undertow.nn.adaptable import Conv2d, WeightRows, is_only_convolved
 from undertow.nn.attention import SpatialSelfAttention
 from undertow.nn.matmul import convolve_doubled, doubling_is_left_out
 from undertow.nn.resample import Doubled, Halved, Upsample
@@ -98,12 +98,10 @@ class UpBlock(nn.Module):
 
 
 class Doubling(Upsample):
-    """`Upsample` to twice the size, without the doubled map where that is faster and nobody looks into the
-    convolution."""
+    """`Upsample` to twice the size, without the doubled map where that is faster."""
 
     def forward(self, x: FeatureMap, size: tuple[int, int], weights: WeightRows | None = None) -> Doubled:
-        hooks = self.conv._forward_hooks or self.conv._forward_pre_hooks
-        if hooks or not doubling_is_left_out(x):
+        if weights is not None or not (is_only_convolved(self.conv) and doubling_is_left_out(x)):
             return super().forward(x, size, weights)
         return convolve_doubled(x, self.conv.weight, self.conv.bias, slice(0, size[0]), slice(0, size[1]))
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from undertow.nn.adaptable import Conv2d
+from undertow.nn.adaptable import Conv2d, is_only_convolved
 from undertow.nn.attention import SpatialSelfAttention
 from undertow.nn.matmul import convolve, convolve_doubled, doubles_in_parts, doubling_is_left_out
 from undertow.vae.statistics import Statistics
@@ -205,6 +205,11 @@ class ConvolveDoubled(Convolve):
         doubled = self.size(size)
         return window.grown(1, doubled).rescaled(doubled, size)
 
+    def work(self, cells: int, channels: int) -> float:
+        if doubles_in_parts(cells // 4, self.conv.weight.dtype, self.conv.weight.device):
+            return cells * channels * (4 * self.conv.out_channels + MOVING)
+        return super().work(cells, channels) + MOVING * cells * channels
+
     def scratch(self, inputs: int, outputs: int, *, tile: bool, dtype: torch.dtype) -> int:
         """With the doubled map, or where that is left out with one of the four parts of the output, which are a line
         higher and wider each, and its weights."""
@@ -221,7 +226,7 @@ class ConvolveDoubled(Convolve):
     def compute(self, hidden: Map, place: Place) -> NewMap:
         before = place.before
         covered = Window(top=2 * before.top, left=2 * before.left, bottom=2 * before.bottom, right=2 * before.right)
-        if doubling_is_left_out(hidden):
+        if is_only_convolved(self.conv) and doubling_is_left_out(hidden):
             rows, columns = place.after.inside(covered)
             return convolve_doubled(hidden.contiguous(), self.conv.weight, self.conv.bias, rows, columns)
         seen = place.after.grown(1, place.size)

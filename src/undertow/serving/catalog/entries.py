@@ -21,10 +21,10 @@ EMBEDDING = "textual inversion"
 class ModelEntry:
     """A model that clients may name. source: what is loaded: a path, an embedded model's name or a Hub id. path: where
     it lies on this machine. subject: its networks, as forecasts take them. dtype, vae_dtype: of U-Net and autoencoder
-    when a worker loads it, on the device that the catalog was made for. precision: that the service was told to compute
-    in. family: "sd1", "sdxl" and so on. suggested:
-    fields of a request that it is best drawn with, where the defaults are not right. vocabulary: of a small model.
-    distilled_at, levels_along: `distilled_at` and `path` of `NamedModel`. text_layers: as there."""
+    when a worker loads it, on the device that the catalog was made for. family: "sd1", "sdxl" and so on. precision:
+    what to load it in, where that is another type than unasked. suggested: fields of a request that it is best drawn
+    with, where the defaults are not right. vocabulary: of a small model. distilled_at, levels_along: `distilled_at` and
+    `path` of `NamedModel`. text_layers: as there."""
 
     name: str
     source: str

@@ -45,7 +45,8 @@ def read_model(name: str, source: str, device: str = "cpu", precision: Precision
     if vae is None or unet.context_dim is None:
         missing = "no autoencoder" if vae is None else "no text to draw from"
         raise UnknownCheckpoint(source, f"a model with {missing}, which the service does not draw with")
-    dtype, vae_dtype = _types(named, device, precision)
+    types, usual = (_types(named, device, asked) for asked in (precision, None))
+    dtype, vae_dtype = types
     return ModelEntry(
         name=name,
         source=source,
@@ -53,7 +54,7 @@ def read_model(name: str, source: str, device: str = "cpu", precision: Precision
         subject=named.subject,
         dtype=dtype,
         vae_dtype=vae_dtype,
-        precision=precision,
+        precision=None if types == usual else precision,
         family=describe_family(unet).family,
         suggested=named.suggested,
         distilled_at=named.distilled_at,

@@ -3,18 +3,21 @@
 from sqlalchemy import Connection, select
 
 from undertow.serving.failures import Failure
-from undertow.serving.jobs import Claim, Job, JobResult, JobState
+from undertow.serving.jobs import Claim, Job, JobResult, JobSpec, JobState
 from undertow.serving.store.changes import LATE, REQUEUED, change, end, held
 from undertow.serving.store.files import use
-from undertow.serving.store.rows import RUNNING, WAITING, find_jobs
+from undertow.serving.store.rows import RUNNING, WAITING, find_jobs, spec_hash
 from undertow.serving.store.tables import jobs
 
 
-def publish(connection: Connection, claim: Claim, result: JobResult, *, now: float, keep_s: float) -> bool:
-    """The pictures' files are there already. A job whose client was told that it is canceled stays so."""
+def publish(
+    connection: Connection, claim: Claim, result: JobResult, drawn: JobSpec | None, *, now: float, keep_s: float
+) -> bool:
+    """The pictures' files are there already. drawn: as in `Store.publish`. A job whose client was told that it is
+    canceled stays so."""
     if end(connection, [*held(claim), jobs.c.cancel_requested], JobState.CANCELED, now=now, keep_s=keep_s):
         return False
-    done = {"result": result.to_json()}
+    done = {"result": result.to_json(), **({} if drawn is None else {"spec_hash": spec_hash(drawn.to_json())})}
     if not end(
         connection, held(claim), JobState.SUCCEEDED, now=now, keep_s=keep_s, values=done, data={"reused": result.reused}
     ):

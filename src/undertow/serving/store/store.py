@@ -9,7 +9,7 @@ from sqlalchemy import Connection, and_, or_, select, update
 
 from undertow.serving.artifacts import ArtifactFolder
 from undertow.serving.failures import Failure, FailureCode
-from undertow.serving.jobs import Claim, Job, JobEvent, JobProgress, JobResult, JobState, NewJob, StoredFile
+from undertow.serving.jobs import Claim, Job, JobEvent, JobProgress, JobResult, JobSpec, JobState, NewJob, StoredFile
 from undertow.serving.store import claims, endings, files
 from undertow.serving.store.database import SUBMISSION, Database, T, Work, unobserved, wait_turn
 from undertow.serving.store.deliveries import Deliveries
@@ -209,10 +209,11 @@ class Store:
         """What `heartbeat` would say now, by reading alone: what clients want is known before the next step."""
         return self._database.read(lambda connection: claims.verdicts(connection, held, now=self.clock()))
 
-    def publish(self, claim: Claim, result: JobResult) -> bool:
+    def publish(self, claim: Claim, result: JobResult, drawn: JobSpec | None = None) -> bool:
         """The job succeeded: its pictures are visible from now on, whose files are there already. False where the fence
-        was lost or the client canceled: then nothing is visible."""
-        return self._end(endings.publish, "publish", claim, result)
+        was lost or the client canceled: then nothing is visible. drawn: the spec that the result is one of, where it is
+        not the job's own: that one's pictures are not reused for other jobs."""
+        return self._end(endings.publish, "publish", claim, result, drawn)
 
     def fail(self, claim: Claim, failure: Failure) -> bool:
         """False where the fence was lost."""

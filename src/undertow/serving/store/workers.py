@@ -61,6 +61,10 @@ class StoredCosts:
         row = {"model": model, "device": device, "costs": dict(measured)}
         self._database.write(lambda connection: put_rows(connection, costs, [row], replace=["costs"]), "costs")
 
+    def forget(self, model: str, device: str) -> None:
+        gone = delete(costs).where(costs.c.model == model, costs.c.device == device)
+        self._database.write(lambda connection: connection.execute(gone), "costs")
+
     def all(self) -> dict[tuple[str, str], dict[str, Any]]:
         rows = self._database.read(lambda connection: connection.execute(select(costs)).all())
         return {(row.model, row.device): row.costs for row in rows}

@@ -21,6 +21,9 @@ LOOK_S, LOOK_SHARE = 0.02, 0.05
 """Between two looks at what waits that found nothing beside jobs that run, at least, and the share of time that these
 may take. After a look that found jobs, and when one is done, there may be room and more to take at once."""
 
+AGAIN_S = 1.0
+"""After a look that failed beside jobs that run."""
+
 WATCH_S = 0.1
 """A helper beside the work waits for a change so long at a time: what comes during a step is leased when it is done."""
 
@@ -53,9 +56,9 @@ class Claiming:
     _beside: int = 0
     """Jobs that ran at the last look."""
     _beside_asked: int = 0
-    """Jobs that ran when it was asked."""
+    """Jobs that ran when the helper was asked."""
     _has_room: threading.Event = field(default_factory=threading.Event)
-    """Set when one of these has ended."""
+    """Set when a job has ended since the helper was asked."""
 
     def may_look(self, running: Sequence[Running]) -> bool:
         """Whether there may be a job to take beside those that run."""
@@ -100,7 +103,8 @@ class Claiming:
         until = time.monotonic() + self.watch_s
         while True:
             self._has_room.wait(min(self._pause_left(running), max(0.0, until - time.monotonic())))
-            if self._pause_left(running) <= 0 and self.store.changed(self._seen, self.watch_s) != self._seen:
+            left = max(0.0, until - time.monotonic())
+            if self._pause_left(running) <= 0 and self.store.changed(self._seen, left) != self._seen:
                 found = self._take(running)
                 if found:
                     return found
@@ -109,6 +113,7 @@ class Claiming:
 
     def _take(self, running: Sequence[Running]) -> Taken:
         started = time.monotonic()
+        self._look_at = started + AGAIN_S  # if the store is away
         self._seen = self.store.changed(self._seen, 0)
         # Beside jobs that run, looking costs less than a transaction.
         is_some = not running or self.timing.choose(waiting_in(self.store.queue()), running)[0]

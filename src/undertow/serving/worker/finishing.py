@@ -61,7 +61,9 @@ class Finishing:
                 self.fail(drawing, error)
                 return
             arguments = (self.store, self.artifacts, drawing.claim, result, seen)
-            drawing.publishing = self.publisher.submit(publish, *arguments, replayed_steps=replayed, **said)
+            assert drawing.loaded is not None
+            said |= {"precision": drawing.loaded.entry.precision, "replayed_steps": replayed}
+            drawing.publishing = self.publisher.submit(publish, *arguments, **said)
         if not drawing.publishing.done():
             return
         published, drawing.publishing = drawing.publishing, None

@@ -30,10 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--one-process", action="store_true", help="everything in this process, for small machines")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
-    current_process().name = "undertow"  # in each line of the log; children have names of their own
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(processName)s %(name)s: %(message)s")
     try:
         if chosen.child:
+            log_lines()
             return run_child(setup_from(sys.stdin.buffer))
         text = "{}" if chosen.settings is None else chosen.settings.read_text()
         settings = ServerSettings.from_json(json.loads(text))
@@ -47,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_supervised(settings: ServerSettings, *, api: bool = True) -> None:
     """The service in a process for each part, until SIGTERM or SIGINT; a second one ends it at once. api: whether
     clients are answered; workers alone draw what they find in the store. Errors: `InvalidInput` for a port in use."""
+    log_lines()
     stop, hurry = threading.Event(), threading.Event()
     supervisor = Supervisor(settings, api=api)
     on_signals(lambda: hurry.set() if stop.is_set() else stop.set(), signal.SIGTERM, signal.SIGINT)
@@ -58,6 +58,7 @@ def run_in_one_process(settings: ServerSettings, stop: threading.Event | None = 
     port in use; `StoreError`; what ended a worker."""
     from undertow.serving.worker.parts import serve_api, worker_for  # noqa: PLC0415  # imports torch
 
+    log_lines()
     ended, hurry = threading.Event() if stop is None else stop, threading.Event()
     place = listening(settings.host, settings.port)
     workers = [worker_for(settings, device, name=f"here.{index}") for index, device in enumerate(settings.devices)]
@@ -80,6 +81,13 @@ def run_in_one_process(settings: ServerSettings, stop: threading.Event | None = 
         thread.join()
     if failed:
         raise failed[0]
+
+
+def log_lines() -> None:
+    """Lines of the log to standard error, each with the name of its process, which parts of a service have of their
+    own."""
+    current_process().name = "undertow"
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(processName)s %(name)s: %(message)s")
 
 
 def run_child(setup: ChildSetup) -> int:

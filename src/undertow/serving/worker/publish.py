@@ -3,11 +3,13 @@
 import errno
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from undertow.engine.result import GenerationResult
 from undertow.engine.saving import encoded
+from undertow.known_names import PrecisionName
 from undertow.serving.artifacts import ArtifactFolder
 from undertow.serving.jobs import Claim, Format, InspectedFile, JobResult, StoredPicture
 from undertow.serving.store.store import Store
@@ -60,11 +62,13 @@ def publish(
     claim: Claim,
     result: GenerationResult,
     seen: Sequence[Seen] = (),
+    *,
+    precision: PrecisionName | None = None,
     **report: Any,
 ) -> bool:
     """Writes the files, then ends the job in one transaction, if the claim still holds; returns whether it did. seen:
-    inside, while it was drawn. report: what is said beside the engine's own report; `replayed_steps` of the result.
-    Errors: `OSError`, `StoreError`."""
+    inside, while it was drawn. precision: of the worker's model, which may not be that of the job's service. report:
+    what is said beside the engine's own report; `replayed_steps` of the result. Errors: `OSError`, `StoreError`."""
     pictures = stored_pictures(result, claim.job.spec.format, artifacts)
     replayed = report.pop("replayed_steps", 0)
     outcome = JobResult(
@@ -73,7 +77,9 @@ def publish(
         replayed_steps=replayed,
         inspection=inspected_files(seen, artifacts),
     )
-    return store.publish(claim, outcome)
+    spec = claim.job.spec
+    drawn = None if spec.precision == precision else replace(spec, precision=precision)
+    return store.publish(claim, outcome, drawn)
 
 
 def described(result: GenerationResult) -> dict[str, Any]:

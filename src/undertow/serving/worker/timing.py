@@ -43,8 +43,11 @@ class Timing:
     def of(self, model: str) -> Costs:
         """What is known of a model: what workers of the same kind have learned at any time."""
         if model not in self.costs:
-            written = self.store.costs.get(model, self.device) or {}
-            known = Costs.from_json(written if written.get(COMPUTING, "") == self.computing else None)
+            written = self.store.costs.get(model, self.device)
+            if written is not None and written.get(COMPUTING, "") != self.computing:
+                self.store.costs.forget(model, self.device)  # or clients would be told times by it
+                written = None
+            known = Costs.from_json(written)
             with self._lock:
                 self.costs.setdefault(model, known)
         return self.costs[model]

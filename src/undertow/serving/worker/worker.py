@@ -22,7 +22,7 @@ from undertow.serving.store.store import Store
 from undertow.serving.tracing import Tracing
 from undertow.serving.worker.about import About
 from undertow.serving.worker.answering import Answering
-from undertow.serving.worker.claiming import WATCH_S, Claiming
+from undertow.serving.worker.claiming import WATCH_S, Claiming, Taken
 from undertow.serving.worker.drawing import Drawing, begin, placed
 from undertow.serving.worker.finishing import Finishing
 from undertow.serving.worker.logs import JobLog
@@ -156,6 +156,8 @@ class Worker:
             raise
         except (UndertowError, OSError) as error:
             logger.error("%s cannot be loaded, and its jobs fail: %s", self.settings.default_model, error)
+        for name in self.settings.models:
+            self.timing.of(name)
         self.about.state = "idle"
 
     def run_once(self) -> bool:
@@ -177,20 +179,27 @@ class Worker:
     def drain(self, hurry: threading.Event) -> None:
         """Takes no more jobs, works for the grace on those that it has, and gives the others back."""
         self.about.state = "draining"
+        self._release_taken()
         until = time.monotonic() + self.settings.grace_s
         while self._drawings and time.monotonic() < until and not hurry.is_set():
             if not self._round(hurry):
                 hurry.wait(0.05)
         self.answering.give_back()
-        with suppress(StoreError):  # their leases end
-            for claim, _ in self.claiming.taken():
-                self.pulse.drop(claim.job.id)
-                self.store.release(claim)
         for drawing in list(self._drawings.values()):
             try:
                 self._give_back(drawing)
             except StoreError as error:
                 logger.error("job %s comes back when its lease is over: %s", drawing.claim.job.id, error)
+
+    def _release_taken(self) -> None:
+        """Others draw what was leased a moment ago."""
+        taken: Taken = []
+        with suppress(StoreError):
+            taken = self.claiming.taken()
+        for claim, _ in taken:
+            self.pulse.drop(claim.job.id)
+            with suppress(StoreError):  # its lease ends
+                self.store.release(claim)
 
     def say(self, *, now: bool = False) -> None:
         """Writes what this worker is, and what it has learned. Errors: `StoreError`."""
