@@ -111,6 +111,12 @@ class Conv2d(nn.Conv2d):
         inputs = self.in_channels * self.kernel_size[0] * self.kernel_size[1]
         self.slots = Slots(count, rank, inputs, self.out_channels, self.weight)
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether somebody is told when it is called."""
+        everywhere = torch.nn.modules.module._has_any_global_hook()  # pyright: ignore[reportPrivateUsage]
+        return bool(self._forward_hooks or self._forward_pre_hooks or everywhere)
+
     def forward(self, x: FeatureMap, weights: WeightRows | None = None) -> Float[Tensor, "batch outputs h w"]:
         y = convolve(x, self.weight, self.bias, self.stride[0], int(self.padding[0]))
         if weights is None or self.slots is None:
@@ -131,8 +137,7 @@ class Conv2d(nn.Conv2d):
 def is_only_convolved(module: nn.Module) -> bool:
     """Whether calling a module is nothing but `convolve` with its weights: it is a `Conv2d`, and nobody looks into it
     or has put anything in its place."""
-    hooks = module._forward_hooks or module._forward_pre_hooks or torch.nn.modules.module._has_any_global_hook()
-    return type(module) is Conv2d and "forward" not in vars(module) and not hooks
+    return type(module) is Conv2d and "forward" not in vars(module) and not module.is_watched
 
 
 def _add_product(
