@@ -74,7 +74,7 @@ def test_a_quick_model_is_asked_without_a_pause_and_nothing_is_canceled(site, vi
     assert (last, sorted(first)) == (
         "a red apple",
         ["a", "a ", "a r"],
-    )  # the first three left at once, and may overtake
+    )  # the first three, which may overtake
     assert {job.state for job in jobs} == {JobState.SUCCEEDED}
     assert len({job.spec.request["seed"] for job in jobs}) == 1  # nothing changes but what is written
     here.button("Draw").click()
