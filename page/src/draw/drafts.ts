@@ -12,7 +12,7 @@ import { modelNamed, models } from "../state/service";
 const PAUSE_MS = 350;
 /** As many steps of a model that was made for few take about as long as a key press. */
 const FEW = 8;
-/** Of a model that keeps up: one is drawn while another is on its way. */
+/** Of a model that keeps up: they share forwards, and one is encoded or decoded while others are denoised. */
 const AT_ONCE = 3;
 const WAIT_S = 10;
 
