@@ -19,6 +19,7 @@ import undertow
 from benchmarks.lib.guide import run_examples, strip, twice
 from benchmarks.lib.request_measures import Canvas, inpaint, place, ring, seams, start_from
 from benchmarks.lib.requests_page import Results, write_page
+from recipes.emoji.draw import SETTINGS
 from recipes.emoji.editions import edition_of
 from recipes.emoji.render import FONT, Glyphs
 from undertow import GenerationRequest, UNetService, Views
@@ -58,7 +59,13 @@ def main() -> None:
     if not options.guide_only:
         glyphs = Glyphs(options.font)
         glyphs.require()
-        base = GenerationRequest(prompt="", steps=options.steps, guidance_scale=options.guidance)
+        base = GenerationRequest(
+            prompt="",
+            sampler=SETTINGS.sampler,
+            schedule=SETTINGS.schedule,
+            steps=options.steps,
+            guidance_scale=options.guidance,
+        )
         when = f"{datetime.now(UTC).date().isoformat()}, torch {torch.__version__}, {options.machine}, 1 thread"
         results = measure(undertow.load(options.model), base, options.prompts, glyphs, when)
         print(write_page(results, options.out))
