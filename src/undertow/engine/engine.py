@@ -234,8 +234,8 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> bool:
-        """Does one unit of work: encodes a part of a request, denoises by one shared forward, or decodes a picture.
-        Returns whether there was one. Errors: `InvalidInput` when called by an observer, inside a step."""
+        """Does one unit of work: encodes parts of requests for a moment, denoises by one shared forward, or decodes a
+        picture. Returns whether there was one. Errors: `InvalidInput` when called by an observer, inside a step."""
         self._refuse_inside("step()")
         with self._working:
             self._worker = threading.get_ident()
