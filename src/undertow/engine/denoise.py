@@ -306,12 +306,12 @@ class Batcher:
         """The outcomes of rows that share a forward, or what it raised. Of running out of memory that comes without its
         traceback, whose frames hold tensors."""
         rows, task, economy = [waiting.row for waiting in batch], batch[0].task, batch[0].task.economy
-        inside = HiddenNumbers()
-        probes = [*self.probes, inside] if self._looks_inside(batch) else self.probes
+        usual, inside = task.limits.runner(self.runner), HiddenNumbers()
+        probes = [*self.probes, inside] if self._looks_inside(batch, usual) else self.probes
         try:
             with self._drawing(rows, economy), ExitStack() as until:
-                runner = attach(probes, rows, self.runner, until)
-                kept = self._text if self._keeps_text(rows, economy) else None
+                runner = attach(probes, rows, usual, until)
+                kept = self._text if self._keeps_text(rows, economy, usual) else None
                 if kept is None:
                     self._text.forget()
                 outcomes = forward(rows, self.manager, task.limits.padded_to, runner, _parts(economy), kept)
@@ -328,21 +328,21 @@ class Batcher:
         """The networks of a forward are in memory inside."""
         return self.memory.drawing(rows[0].unet, economy, merged=bool(rows[0].merged), beside=networks_beside(rows))
 
-    def _keeps_text(self, rows: Sequence[Row], economy: Economy) -> bool:
+    def _keeps_text(self, rows: Sequence[Row], economy: Economy, runner: Runner) -> bool:
         """Not in graphs, which would have them as inputs, nor under the eyes of probes, which expect every layer to
         run, nor where memory is short."""
-        may = self.runner.capabilities
+        may = runner.capabilities
         seen = any(probe.wants(rows) for probe in self.probes)
         return may.observable and not may.fixed_shapes and economy == Economy() and not seen
 
-    def _looks_inside(self, batch: Sequence[Waiting]) -> bool:
+    def _looks_inside(self, batch: Sequence[Waiting], runner: Runner) -> bool:
         """Queries and keys are looked at where kernels may hide what half precision does to them: on a CPU, outside
         graphs."""
         unet = batch[0].row.unet
         half = unet.dtype in (torch.float16, torch.bfloat16) and unet.device.type == "cpu"
         kept = all(waiting.task.non_finite == "keep" for waiting in batch)
         return not kept and (
-            any(waiting.task.looks_inside for waiting in batch) or (half and self.runner.capabilities.observable)
+            any(waiting.task.looks_inside for waiting in batch) or (half and runner.capabilities.observable)
         )
 
     def _asks_for_less(self, batch: Sequence[Waiting], said: str) -> bool:

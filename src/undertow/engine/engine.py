@@ -205,7 +205,7 @@ class Engine:
             options,
             limits=limits,
             manager=self.adapters,
-            runner=self.runner,
+            runner=limits.runner(self.runner),
             outcomes=outcomes,
         )
         return RequestRun(

@@ -76,7 +76,7 @@ def fingerprint_of(
         "undertow": version("undertow"),
         "machine": _machine(unet.device),
         "number types": _number_types(model),
-        "runner": _runner(runner),
+        "runner": _runner(limits.runner(runner)),
         "attention": described_kernel(unet.kernel),
         "slots": str(manager.capacity),
         "rows of a forward": "any" if limits.padded_to is None else str(limits.padded_to),

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from undertow.doors import checked_record
 from undertow.errors import InvalidInput
+from undertow.unet.runner import EAGER, Runner
 
 CELLS_AT_ONCE = {"cpu": 8192}
 CELLS_ON_ACCELERATORS = 65536
@@ -19,7 +20,8 @@ class BatchLimits:
     """How many rows share a forward.
 
     rows: the most rows of a forward; `None` decides by the size of the picture. padded_to: every forward computes
-    exactly this many rows, so that a picture is bit-equal whatever shares its batches. Errors: `InvalidInput`.
+    exactly this many rows, so that a picture is bit-equal whatever shares its batches: eagerly, by a runner whose bits
+    depend on when a graph was made. Errors: `InvalidInput`.
     """
 
     rows: int | None = None
@@ -32,6 +34,10 @@ class BatchLimits:
                 raise InvalidInput(name, value, "at least 1")
         if self.rows is not None and self.padded_to is not None and self.rows > self.padded_to:
             raise InvalidInput("rows", self.rows, f"at most padded_to = {self.padded_to}")
+
+    def runner(self, runner: Runner) -> Runner:
+        """What evaluates such forwards, in place of this one."""
+        return runner if self.padded_to is None or runner.capabilities.repeatable else EAGER
 
     def most_rows(self, latents: Tensor) -> int:
         """The most rows of a forward over such latents."""
