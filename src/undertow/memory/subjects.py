@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from undertow.adapters.control.config import ControlNetConfig
 from undertow.checkpoints.identify.few_steps import suggested_fields
@@ -15,7 +15,7 @@ from undertow.lookup import did_you_mean
 from undertow.memory.families import family
 from undertow.memory.machine import this_machine
 from undertow.memory.work import Subject, TextNetwork, VAENetwork
-from undertow.quantization import QuantizedWeights
+from undertow.quantization import NONE, QuantizedWeights, Scheme, as_quantization
 from undertow.unet.config import UNetConfig
 from undertow.unet.presets import PRESETS
 
@@ -49,21 +49,26 @@ class NamedModel:
         return {} if unet is None else suggested_fields(unet, self.scheduler)
 
 
-def named_model(source: str) -> NamedModel:
+def named_model(source: str, quantize: Scheme | Literal["none"] | None = None) -> NamedModel:
     """The networks of a model, without weights and without torch: `PRESETS` and embedded models by name, else as
-    `outline` finds them. Errors: those of `outline`; `UnknownCheckpoint` names the known names."""
+    `outline` finds them. quantize: as `undertow.load` takes it. Errors: those of `outline`; `UnknownCheckpoint` names
+    the known names; `InvalidInput` for a family with quantized weights, since it has none to count."""
+    quantization = "stored" if quantize is None else as_quantization(quantize)
     if source.lower() in PRESETS:
+        if quantize not in (None, NONE):
+            remedy = "name a file or a folder of one"
+            raise InvalidInput("--quantize", quantize, f"nothing beside {source}, a family without weights", remedy)
         return NamedModel(subject=family(source.lower()))
     from undertow.checkpoints.identify.outline import outline  # noqa: PLC0415  slow to import, and families need it not
 
     embedded = embedded_models()
     if source in embedded:
-        return _named(source, outline(str(embedded[source])), "float32")
+        return _named(source, outline(str(embedded[source]), quantization), "float32")
     if "/" not in source and not Path(source).exists():
         known = [*PRESETS, *embedded]
         remedy = f"{did_you_mean(source, known)}known names: {', '.join(known)}"
         raise UnknownCheckpoint(source, "no such file or folder, and no known name", remedy)
-    found = outline(source)
+    found = outline(source, quantization)
     stored = "float32" if found.stored is None else TYPES.get(found.stored, "float16")
     return _named(found.name, found, stored)
 

@@ -4,7 +4,7 @@ imported, and of a model on the Hub nothing but these is fetched."""
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from undertow.checkpoints.files.header import HeaderOnly, TensorInfo, stored_kind
 from undertow.checkpoints.files.hub import files_to_fetch
@@ -33,14 +33,17 @@ INDEX = "model_index.json"
 SCHEDULER = "scheduler/scheduler_config.json"
 TEXT_FOLDERS = ("text_encoder", "text_encoder_2")
 
+Wanted = Quantization | Literal["stored"] | None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outline:
     """The networks of a model. text: the encoders that its family reads, in their order. stored: the type that most of
     the U-Net's weights have in the file, as safetensors call it; `None` where there are no weights yet. quantized: what
-    undertow quantized when it wrote it. scheduler: diffusers' class that its folder names. distilled_at: the most steps
-    that it draws along its own levels, where that is said. path: what its noise levels go along, as `diffusion.paths`
-    calls it; `None` for single files, of which more than names of tensors would have to be read."""
+    undertow quantized when it wrote it, or will when it reads it. scheduler: diffusers' class that its folder names.
+    distilled_at: the most steps that it draws along its own levels, where that is said. path: what its noise levels go
+    along, as `diffusion.paths` calls it; `None` for single files, of which more than names of tensors would have to be
+    read."""
 
     name: str
     family: FamilyName
@@ -54,16 +57,21 @@ class Outline:
     path: PathName | None = None
 
 
-def outline(source: str) -> Outline:
-    """The networks of the model in a .safetensors file, a diffusers folder or at a Hub id.
+def outline(source: str, quantization: Wanted = "stored") -> Outline:
+    """The networks of the model in a .safetensors file, a diffusers folder or at a Hub id. quantization: how it is
+    loaded; "stored" as its files were written, `None` with plain weights.
 
     Errors: `UnknownCheckpoint`, `UnsupportedModel`, `UnsafeFile`, `CorruptFile`, `ConfigError`.
     """
     listing, file = list_files(source)
-    return _of_folder(listing) if file is None else _of_file(without_scales(listing.header(file)))
+    return (
+        _of_folder(listing, quantization)
+        if file is None
+        else _of_file(without_scales(listing.header(file)), quantization)
+    )
 
 
-def _of_file(file: HeaderOnly) -> Outline:
+def _of_file(file: HeaderOnly, quantization: Wanted) -> Outline:
     contents = readable_contents(file)
     if "unet" not in contents.parts:
         held = match_without_unet(contents).title
@@ -85,9 +93,10 @@ def _of_file(file: HeaderOnly) -> Outline:
         text=text,
         stored=stored_kind(_plain(file, part.mappings)),
         quantized=tuple(
-            _quantized(kind, contents.parts[kind].shapes(file.tensors), file.metadata)
+            QuantizedWeights.of(kind, rules.layers(kind, shapes), shapes)
             for kind in ("unet", "vae", *text)
-            if METADATA in file.metadata and kind in contents.parts
+            if kind in contents.parts and (rules := _rules(file, quantization)) is not None
+            for shapes in (contents.parts[kind].shapes(file.tensors),)
         ),
     )
 
@@ -98,23 +107,28 @@ def _plain(file: HeaderOnly, names: Iterable[str]) -> Iterator[TensorInfo]:
     return (file.tensors[name] for name in names if every or file.tensors[name].packed is None)
 
 
-def _quantized(component: str, shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]) -> QuantizedWeights:
-    rules = Quantization.from_json(metadata[METADATA])
-    return QuantizedWeights.of(component, rules.layers(component, shapes), shapes)
+def _rules(file: HeaderOnly, quantization: Wanted) -> Quantization | None:
+    """By which the weights in a file are quantized once they are loaded."""
+    if quantization != "stored":
+        return quantization
+    return Quantization.from_json(file.metadata[METADATA]) if METADATA in file.metadata else None
 
 
-def _headers(
-    files: Listing, places: Mapping[str, str], read: Callable[[str], HeaderOnly]
-) -> Iterator[tuple[str, HeaderOnly]]:
-    """The header of the weights of each component that undertow quantized. places: folder of each."""
+def _quantized(
+    files: Listing, places: Mapping[str, str], read: Callable[[str], HeaderOnly], quantization: Wanted
+) -> Iterator[QuantizedWeights]:
+    """What is quantized of each component. places: folder of each."""
     chosen = files_to_fetch(list(files.names), None)
     for component, folder in places.items():
         own = [name for name in chosen if name.endswith(".safetensors") and name.rpartition("/")[0] == folder]
-        if own and METADATA in (header := read(own[0])).metadata:
-            yield component, without_scales(header)
+        headers = [without_scales(read(name)) for name in own]
+        rules = _rules(headers[0], quantization) if headers else None
+        if rules is not None:
+            shapes = {name: one.shape for header in headers for name, one in header.tensors.items()}
+            yield QuantizedWeights.of(component, rules.layers(component, shapes), shapes)
 
 
-def _of_folder(files: Listing) -> Outline:
+def _of_folder(files: Listing, quantization: Wanted) -> Outline:
     names = files.names
     if INDEX in names:
         refuse_other_pipelines(files.path, files.json(INDEX))
@@ -145,10 +159,7 @@ def _of_folder(files: Listing) -> Outline:
         vae=_vae_config(files) if f"vae/{CONFIG}" in names else None,
         text=text,
         stored=None if header is None else stored_kind(_plain(header, header.tensors)),
-        quantized=tuple(
-            _quantized(kind, {name: one.shape for name, one in found.tensors.items()}, found.metadata)
-            for kind, found in _headers(files, places, read)
-        ),
+        quantized=tuple(_quantized(files, places, read, quantization)),
         scheduler=str(scheduler.get("_class_name")) if SCHEDULER in names else None,
         distilled_at=_distilled_at(files, scheduler),
         path=path_of(scheduler),
