@@ -7,18 +7,20 @@ import typer
 
 from undertow.cli.service_checks import (
     NEEDED,
-    described_precision,
+    described_computing,
     readable_catalog,
     require_folder,
     require_worker_parts,
 )
 from undertow.cli.service_settings import (
+    Backends,
     Budget,
     Computed,
     Data,
     Database,
     Devices,
     JobsAtOnce,
+    Quantizing,
     Telemetry,
     Threads,
     read_settings,
@@ -63,6 +65,8 @@ def serve(
     devices: Devices = None,
     threads: Threads = None,
     precision: Computed = None,
+    backend: Backends = None,
+    quantize: Quantizing = None,
     mode: Annotated[
         str | None,
         typer.Option(help="reproducible or fast, where clients name none.", show_default="reproducible"),
@@ -115,6 +119,8 @@ def serve(
         "devices": devices or None,
         "threads": threads,
         "precision": precision,
+        "backend": backend,
+        "quantize": quantize,
         "mode": mode,
         "budget_bytes": None if budget is None else parse_bytes("--budget", budget),
         "jobs_at_once": jobs_at_once,
@@ -220,7 +226,7 @@ def _say(settings: "ServerSettings", catalog: "Catalog", keys: "list[ApiKey]", s
         "keys": ", ".join(key.name for key in keys) or NO_KEYS[bool(store.keys.list())],
         "data": str(settings.data.absolute())
         + (f", with {counted(waiting, 'job')} that {'goes' if waiting == 1 else 'go'} on" if waiting else ""),
-        **({} if settings.precision is None else {"precision": described_precision(settings, catalog)}),
+        **described_computing(settings, catalog),
         "workers": ", ".join(settings.devices) + (f", {_replicas(settings)} of Ray Serve" if ray else ""),
         **({"studio": f"{address}/"} if settings.page else {}),
         "docs": f"{address}/docs",

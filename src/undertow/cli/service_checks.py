@@ -23,9 +23,13 @@ def require_worker_parts(settings: "ServerSettings") -> None:
 
     if settings.telemetry:
         require_packages("telemetry", TRACING)
+    if settings.backend == "openvino":
+        require_packages("openvino", {"openvino": "openvino"})
     for device in settings.devices:
         require_device_name("--device", device)
         _require_there(device)
+        if settings.quantize is not None:
+            _require_computed(settings.quantize, device)
 
 
 def readable_catalog(settings: "ServerSettings") -> "Catalog":
@@ -40,7 +44,20 @@ def readable_catalog(settings: "ServerSettings") -> "Catalog":
     return catalog
 
 
-def described_precision(settings: "ServerSettings", catalog: "Catalog") -> str:
+def described_computing(settings: "ServerSettings", catalog: "Catalog") -> dict[str, str]:
+    """How models compute, by option, where something was said of it."""
+    found = {} if settings.precision is None else {"precision": _precision(settings, catalog)}
+    if settings.backend == "background":
+        usual = "" if settings.mode == "fast" else "; where a client names no mode, jobs are reproducible (--mode)"
+        found["backend"] = f"background, for jobs in the mode fast: reproducible ones are computed eagerly{usual}"
+    elif settings.backend != "eager":
+        found["backend"] = f"{settings.backend}; the first job of every size waits until its network is made"
+    if settings.quantize is not None:
+        found["quantize"] = settings.quantize
+    return found
+
+
+def _precision(settings: "ServerSettings", catalog: "Catalog") -> str:
     """What models compute in on the first device, where a type was asked for: that, or what else and why."""
     from undertow.known_names import PRECISIONS
 
@@ -72,6 +89,24 @@ def require_folder(folder: Path) -> None:
         problem = err.strerror or str(err)
         remedy = "choose another with --data, or let this user write there"
         raise InvalidInput("--data", str(folder), f"a folder that can be written ({problem})", remedy) from err
+
+
+def _require_computed(scheme: str, device: str) -> None:
+    """Asks, in a process of its own too, whether weights can be quantized so. Errors: `InvalidInput`."""
+    import subprocess
+    import sys
+
+    from undertow.quantization import NONE
+
+    if scheme == NONE:
+        return
+    ask = (
+        "import sys\nfrom undertow.nn.quantized import require_scheme\nfrom undertow.errors import InvalidInput\n"
+        "try:\n    require_scheme(*sys.argv[1:])\nexcept InvalidInput as error:\n    sys.exit(error.remedy)"
+    )
+    answer = subprocess.run([sys.executable, "-c", ask, scheme, device], capture_output=True, text=True, check=False)
+    if answer.returncode != 0:
+        raise InvalidInput("--quantize", repr(scheme), f"a scheme that {device} computes", answer.stderr.strip())
 
 
 def _require_there(device: str) -> None:

@@ -1,12 +1,13 @@
 """How a service is set up: `[serve]` in undertow.toml, and over it what was typed."""
 
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from undertow.cli.model_loading import Precision
+from undertow.cli.model_loading import Precision, Quantized
 from undertow.errors import InvalidInput
 from undertow.serving.settings import ServerSettings
 
@@ -39,6 +40,34 @@ Computed = Annotated[
         "--precision",
         help="Type that all models compute in; in another one pictures have other bytes.",
         show_default="that of their files, where the device has it",
+    ),
+]
+
+
+class Backend(StrEnum):
+    """As `known_names.BackendName`: what computes for others is chosen by a person, who can say later what it was."""
+
+    eager = "eager"
+    background = "background"
+    compile = "compile"
+    openvino = "openvino"
+
+
+Backends = Annotated[
+    Backend | None,
+    typer.Option(
+        "--backend",
+        help="What computes the U-Nets: PyTorch eagerly, in graphs that are made in the background (for jobs in the "
+        "mode fast) or that jobs wait for, or openvino. `undertow bench backends` times them.",
+        show_default="eager",
+    ),
+]
+Quantizing = Annotated[
+    Quantized | None,
+    typer.Option(
+        "--quantize",
+        help="Weights of linear layers, while models are loaded; none gives back plain ones.",
+        show_default="as their files",
     ),
 ]
 Budget = Annotated[

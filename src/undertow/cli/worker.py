@@ -7,18 +7,20 @@ import typer
 
 from undertow.cli.service_checks import (
     NEEDED,
-    described_precision,
+    described_computing,
     readable_catalog,
     require_folder,
     require_worker_parts,
 )
 from undertow.cli.service_settings import (
+    Backends,
     Budget,
     Computed,
     Data,
     Database,
     Devices,
     JobsAtOnce,
+    Quantizing,
     Telemetry,
     Threads,
     read_settings,
@@ -47,6 +49,8 @@ def worker(
     devices: Devices = None,
     threads: Threads = None,
     precision: Computed = None,
+    backend: Backends = None,
+    quantize: Quantizing = None,
     budget: Budget = None,
     jobs_at_once: JobsAtOnce = None,
     telemetry: Telemetry = None,
@@ -66,6 +70,8 @@ def worker(
         "devices": devices or None,
         "threads": threads,
         "precision": precision,
+        "backend": backend,
+        "quantize": quantize,
         "budget_bytes": None if budget is None else parse_bytes("--budget", budget),
         "jobs_at_once": jobs_at_once,
         "telemetry": telemetry,
@@ -113,7 +119,7 @@ def _say(settings: "ServerSettings", catalog: "Catalog", database: str, others: 
     rows = {
         "models": ", ".join(settings.models),
         "data": str(settings.data.absolute()),
-        **({} if settings.precision is None else {"precision": described_precision(settings, catalog)}),
+        **described_computing(settings, catalog),
         "workers": f"{', '.join(settings.devices)}, beside {others} that {'draws' if others == 1 else 'draw'} already",
     }
     console = SafeConsole(soft_wrap=True, highlight=False)

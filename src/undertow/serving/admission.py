@@ -8,7 +8,7 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any
 
@@ -19,12 +19,14 @@ from undertow.doors import nearest
 from undertow.encoders.prompts.catalogue import parse_prompt
 from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
+from undertow.memory.lora_reach import is_of_text
 from undertow.memory.plan import MemoryPlan
 from undertow.memory.subjects import require_size
 from undertow.pictures.files import describe_picture
 from undertow.records import Record, annotations
+from undertow.serving.adapter_room import PER_ROW, RANK
 from undertow.serving.amount import cost_of, pinned_rows, rows_of, work_of
-from undertow.serving.capacity import Capacity
+from undertow.serving.capacity import Capacity, are_merged
 from undertow.serving.catalog.catalog import Catalog, misfit
 from undertow.serving.catalog.entries import EMBEDDING, AdapterEntry, ModelEntry
 from undertow.serving.clock.timetable import Timetable
@@ -156,14 +158,13 @@ class Admission:
             format=options.format,
             files={"": model.hash, **{name: entry.hash for name, entry in used.items()}},
             inspect=inspect,
-            precision=model.precision,
         )
         work = read.work
         if inspect is not None:
             work = replace(work, longer=inspect.longer, after_s=inspect.after_s)
         new = NewJob(
             key=key,
-            spec=spec,
+            spec=model.computed(spec),
             work=work,
             inputs=tuple(read.uploads.files.values()),
             cost=cost_of(work, model) * work.longer,
@@ -298,6 +299,7 @@ class Admission:
         _check_names(request)
         _check_prompts(request)
         require_drawable(request, model)
+        _require_slots(request, model, [entry for entry in used.values() if entry.kind == "LoRA"])
         if request.size is not None:
             require_size("size", request.size, model.subject)
             _require_pixels("size", request.size, settings.max_pixels)
@@ -387,6 +389,15 @@ def _require_fit(argument: str, entry: AdapterEntry, model: ModelEntry, *, embed
     why = misfit(entry, model)
     if why is not None:
         raise InvalidInput(argument, repr(entry.name), f"a {entry.kind} for {model.name} ({model.family})", why)
+
+
+def _require_slots(request: GenerationRequest, model: ModelEntry, loras: Sequence[AdapterEntry]) -> None:
+    """Errors: `InvalidInput` for LoRA that would be merged into quantized weights."""
+    of_unet = [entry for entry in loras if not all(map(is_of_text, entry.layers))]
+    if model.subject.schemes("unet") and are_merged(request, of_unet):
+        expected = f"at most {PER_ROW} LoRA of rank {RANK} or less, in slots: {model.name} has quantized weights"
+        names = ", ".join(entry.name for entry in of_unet)
+        raise InvalidInput("adapters", names, expected, "a sum would be rounded to them anew; take a plain model")
 
 
 def _require_pictures(place: str, adapter: Json, entry: AdapterEntry) -> None:

@@ -137,14 +137,19 @@ class Capacity:
 def _merged(request: GenerationRequest, loras: Sequence[AdapterEntry]) -> dict[str, Any]:
     """Whether LoRA are merged into the weights, of which copies are then kept, and what they change: those that slots
     have no room for, and all that act in one row when they are more than it has slots for."""
-    asked = any(one.residency == "merged" for one in request.all_adapters)
-    large = any(one.rank is None or one.rank > RANK for one in loras)
     names = [name for one in loras for name in one.layers]
     return {
-        "merged": bool(loras) and (asked or large or len(loras) > PER_ROW),
+        "merged": are_merged(request, loras),
         "changes_all": any(map(is_outside, names)),
         "changes_text": any(map(is_of_text, names)),
     }
+
+
+def are_merged(request: GenerationRequest, loras: Sequence[AdapterEntry]) -> bool:
+    """Whether LoRA that are named are added to the weights, and not in slots."""
+    asked = any(one.residency == "merged" for one in request.all_adapters)
+    large = any(one.rank is None or one.rank > RANK for one in loras)
+    return bool(loras) and (asked or large or len(loras) > PER_ROW)
 
 
 def used_as(used: dict[str, AdapterEntry], source: object) -> str | None:

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le, MaxLen
 
-from undertow.known_names import PrecisionName
+from undertow.known_names import BackendName, PrecisionName
+from undertow.quantization import Scheme
 from undertow.records import Finite, Record
 from undertow.serving.failures import Failure
 from undertow.serving.inspection import InspectionKind, InspectOptions
@@ -64,7 +65,9 @@ class JobSpec(Record):
     inspect: InspectOptions | None = None
     """What is looked at meanwhile."""
     precision: PrecisionName | None = None
-    """Of the model, as in `ModelEntry`: in another one pictures are other pictures."""
+    """Of the model, as in `ModelEntry`: in another one pictures are other pictures. So with the next two."""
+    backend: BackendName | None = None
+    quantize: Scheme | Literal["none"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

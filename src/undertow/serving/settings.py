@@ -3,14 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
 
 from undertow.errors import InvalidInput
-from undertow.known_names import PrecisionName
+from undertow.known_names import BackendName, PrecisionName
+from undertow.quantization import NONE, Scheme
 from undertow.records import Record
 from undertow.serving.jobs import Mode
+
+GRAPH_S = 900.0
+"""Given to a forward whose graph is made first."""
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -38,6 +42,10 @@ class ServerSettings(Record):
     the cores but one, shared among the workers."""
     precision: PrecisionName | None = None
     """Type that all models compute in; when `None` that of their files, or float32 where the device has it not."""
+    backend: BackendName = "eager"
+    """What computes the U-Nets of all models, as `undertow.load` knows it."""
+    quantize: Scheme | Literal["none"] | None = None
+    """How the weights of linear layers are quantized when models are loaded; when `None` as in their files."""
     mode: Mode = "reproducible"
     """Where a client names none."""
     budget_bytes: Annotated[int, Ge(1)] | None = None
@@ -91,6 +99,17 @@ class ServerSettings(Record):
         if self.min_replicas > self.most_replicas:
             expected = f"at most max_replicas, {self.most_replicas}"
             raise InvalidInput("serve.min_replicas", self.min_replicas, expected, "raise the one, or lower the other")
+        if self.backend == "openvino":
+            self._require_openvino_fits()
+
+    def _require_openvino_fits(self) -> None:
+        """Errors: `InvalidInput` for what OpenVINO does not compute with."""
+        if self.quantize not in (None, NONE):
+            expected = "'eager', 'background' or 'compile' for quantized weights, whose products OpenVINO has none of"
+            raise InvalidInput("serve.backend", "'openvino'", expected, "or leave out quantize")
+        other = next((device for device in self.devices if device != "cpu"), None)
+        if other is not None:
+            raise InvalidInput("serve.backend", "'openvino'", f"another one on {other}", "OpenVINO computes on CPUs")
 
     @property
     def most_replicas(self) -> int:
@@ -112,8 +131,14 @@ class ServerSettings(Record):
     @property
     def computing(self) -> str:
         """What was said about how workers compute: what took its time under another setting says nothing of this."""
-        said = {"precision": self.precision, "threads": self.threads}
+        backend = None if self.backend == "eager" else self.backend
+        said = {"precision": self.precision, "threads": self.threads, "backend": backend, "quantize": self.quantize}
         return ", ".join(f"{name} {value}" for name, value in said.items() if value is not None)
+
+    @property
+    def unit_s(self) -> float:
+        """How long a unit of work may take that is the first: one in which a graph is made takes minutes."""
+        return max(self.stall_s, GRAPH_S) if self.backend in ("compile", "openvino") else self.stall_s
 
     @property
     def is_public(self) -> bool:

@@ -104,13 +104,14 @@ def _submitted(service: Parts, content: bytes, model: str | None, key: ApiKey) -
     stored = StoredFile(sha256=hashlib.sha256(content).hexdigest(), media_type=SAFETENSORS, bytes=len(content))
     new = NewJob(
         key=key.id,
-        spec=JobSpec(
-            model=entry.name,
-            kind="predictions",
-            mode="fast",
-            request={"artifact": stored.sha256, "contexts": described},
-            files=files,
-            precision=entry.precision,
+        spec=entry.computed(
+            JobSpec(
+                model=entry.name,
+                kind="predictions",
+                mode="fast",
+                request={"artifact": stored.sha256, "contexts": described},
+                files=files,
+            )
         ),
         work=JobWork(cells=max(math.prod(one["latents"][2:]) for one in shapes), rows=rows, steps=1),
         inputs=(stored, *uploads.files.values()),

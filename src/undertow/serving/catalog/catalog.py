@@ -150,7 +150,7 @@ class Catalog:
         if known is not None and isinstance(known[1], ModelEntry) and known[0] == _stamp(known[1].files):
             return known[1]
         try:
-            entry = read_model(name, source, self.device, self.settings.precision)
+            entry = read_model(name, source, self.settings, self.device)
             self._read[name, source] = (_stamp(entry.files), entry)
         except (UndertowError, OSError) as err:
             entry = Skipped(name=name, reason=reason_of(err))

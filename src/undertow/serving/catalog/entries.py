@@ -1,16 +1,19 @@
 """What the catalog knows of a model, an adapter or an embedding."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from undertow.adapters.files.bundled import ADAPTERS
 from undertow.checkpoints.files.hashes import content_hash, model_sha256
 from undertow.checkpoints.files.hub import files_to_fetch
 from undertow.checkpoints.keymap.prefixes import TextKind
-from undertow.known_names import PathName, PrecisionName
+from undertow.known_names import BackendName, PathName, PrecisionName
 from undertow.memory.work import Subject
+from undertow.quantization import Scheme
+from undertow.serving.jobs import JobSpec
 from undertow.vocabulary import Vocabulary
 
 EMBEDDING = "textual inversion"
@@ -22,9 +25,10 @@ class ModelEntry:
     """A model that clients may name. source: what is loaded: a path, an embedded model's name or a Hub id. path: where
     it lies on this machine. subject: its networks, as forecasts take them. dtype, vae_dtype: of U-Net and autoencoder
     when a worker loads it, on the device that the catalog was made for. family: "sd1", "sdxl" and so on. precision:
-    what to load it in, where that is another type than unasked. suggested: fields of a request that it is best drawn
-    with, where the defaults are not right. vocabulary: of a small model. distilled_at, levels_along: `distilled_at` and
-    `path` of `NamedModel`. text_layers: as there."""
+    what to load it in, where that is another type than unasked. backend: what computes it, where not PyTorch eagerly.
+    quantize: how, where not as its files were written. suggested: fields of a request that it is best drawn with, where
+    the defaults are not right. vocabulary: of a small model. distilled_at, levels_along: `distilled_at` and `path` of
+    `NamedModel`. text_layers: as there."""
 
     name: str
     source: str
@@ -34,6 +38,8 @@ class ModelEntry:
     vae_dtype: str
     family: str
     precision: PrecisionName | None = None
+    backend: BackendName | None = None
+    quantize: Scheme | Literal["none"] | None = None
     suggested: dict[str, float] = field(default_factory=dict[str, float])
     vocabulary: Vocabulary | None = None
     distilled_at: int | None = None
@@ -64,6 +70,12 @@ class ModelEntry:
     def is_quick(self) -> bool:
         """Whether it is drawn in few steps."""
         return "steps" in self.suggested
+
+    def computed(self, spec: JobSpec) -> JobSpec:
+        """A job that says how this model computes. In the mode "reproducible" the background's graphs are not used
+        (`BatchLimits.padded_to`), and it is the job that it were without them."""
+        backend = None if self.backend == "background" and spec.rows is not None else self.backend
+        return replace(spec, precision=self.precision, backend=backend, quantize=self.quantize)
 
     def draws_like(self, other: "ModelEntry") -> bool:
         """Whether it may take the place of another: it is of the same family, and knows every word that the other

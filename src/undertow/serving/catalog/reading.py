@@ -23,6 +23,7 @@ from undertow.errors import CheckpointError, UnknownCheckpoint
 from undertow.known_names import PRECISIONS, PrecisionName
 from undertow.memory.subjects import NamedModel, computed_types, named_model
 from undertow.serving.catalog.entries import EMBEDDING, AdapterEntry, ModelEntry
+from undertow.serving.settings import ServerSettings
 from undertow.unet.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -33,19 +34,22 @@ KEYS = ("attn2.to_k.weight", "to_k_ip.weight", "to_k_ip.0.weight")
 """How the name of a tensor ends, in a ControlNet or an IP-Adapter, whose inputs are the text's, or are as wide."""
 
 
-def read_model(name: str, source: str, device: str = "cpu", precision: PrecisionName | None = None) -> ModelEntry:
-    """A model that draws from texts, by its configs and headers. precision: `ServerSettings.precision`. Errors: kinds
-    of `CheckpointError` for what is not there, and for what the service does not draw with; `ConfigError`."""
+def read_model(name: str, source: str, settings: ServerSettings, device: str = "cpu") -> ModelEntry:
+    """A model that draws from texts, by its configs and headers, as the service computes it. Errors: kinds of
+    `CheckpointError` for what is not there, and for what the service does not draw with; `ConfigError`."""
     path = _model_path(source)
     if source.lower() in PRESETS and source not in embedded_models() and not Path(source).exists():
         raise UnknownCheckpoint(source, "a family, which has no weights", "give a file, a folder or a Hub id")
-    named = named_model(source)
+    named = named_model(source, settings.quantize)
     unet, vae = named.subject.unet, named.subject.vae
     assert unet is not None
     if vae is None or unet.context_dim is None:
         missing = "no autoencoder" if vae is None else "no text to draw from"
         raise UnknownCheckpoint(source, f"a model with {missing}, which the service does not draw with")
-    types, usual = (_types(named, device, asked) for asked in (precision, None))
+    if settings.backend == "openvino" and named.subject.schemes("unet"):
+        remedy = "serve it with another --backend, or write it with plain weights"
+        raise UnknownCheckpoint(source, "a U-Net with quantized weights, whose products OpenVINO has none of", remedy)
+    types, usual = (_types(named, device, asked) for asked in (settings.precision, None))
     dtype, vae_dtype = types
     return ModelEntry(
         name=name,
@@ -54,7 +58,9 @@ def read_model(name: str, source: str, device: str = "cpu", precision: Precision
         subject=named.subject,
         dtype=dtype,
         vae_dtype=vae_dtype,
-        precision=None if types == usual else precision,
+        precision=None if types == usual else settings.precision,
+        backend=None if settings.backend == "eager" else settings.backend,
+        quantize=settings.quantize,
         family=describe_family(unet).family,
         suggested=named.suggested,
         distilled_at=named.distilled_at,

@@ -71,13 +71,13 @@ def is_id(text: str, prefix: str) -> bool:
     return re.fullmatch(rf"{prefix}_[{_ALPHABET}]{{26}}", text) is not None
 
 
-LATER = ("inspect", "precision")
+LATER = ("inspect", "precision", "backend", "quantize")
 """Fields of a spec that the first ones did not have."""
 
 
 def spec_hash(spec: dict[str, Any]) -> str:
     """Of a spec's JSON: equal for equal specs, whatever the order of their fields, and as it was before there were
-    `inspect` and `precision` for those without."""
+    the fields `LATER` for those without."""
     said = {name: value for name, value in spec.items() if name not in LATER or value is not None}
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 

@@ -119,10 +119,10 @@ class Models:
             self._make_room(needed)
             started = time.monotonic()
             try:
-                service = self._load(entry, self.device, self._adapters)
+                service = self._load(entry, self.device, self._slots(entry))
             except OutOfMemory:
                 self._make_room(None)
-                service = self._load(entry, self.device, self._adapters)
+                service = self._load(entry, self.device, self._slots(entry))
             found = Loaded(entry=entry, service=service, needed_bytes=needed)
             self._loaded[name] = found
             seconds = time.monotonic() - started
@@ -158,7 +158,12 @@ class Models:
         self._loaded.pop(name).engine.close()
 
     def _needed(self, name: str) -> int:
-        return needed_bytes(self.catalog.model(name), slots=self._adapters)
+        entry = self.catalog.model(name)
+        return needed_bytes(entry, slots=self._slots(entry))
+
+    def _slots(self, entry: ModelEntry) -> bool:
+        """Into quantized weights no LoRA that comes later is merged."""
+        return self._adapters or bool(entry.subject.schemes("unet"))
 
 
 def needed_bytes(entry: ModelEntry, *, slots: bool) -> int:
@@ -179,7 +184,14 @@ def needed_bytes(entry: ModelEntry, *, slots: bool) -> int:
 def loaded(entry: ModelEntry, device: str, adapters: bool) -> UNetService:
     """A model as workers use it: to the bit the same in each."""
     dtype = None if entry.precision is None else getattr(torch, PRECISIONS[entry.precision])
-    return undertow.load(entry.source, dtype=dtype, device=device, adapter_capacity=CAPACITY if adapters else None)
+    return undertow.load(
+        entry.source,
+        dtype=dtype,
+        device=device,
+        backend=entry.backend or "eager",
+        adapter_capacity=CAPACITY if adapters else None,
+        quantize=entry.quantize,
+    )
 
 
 def budget_of(device: str, wanted_bytes: int | None) -> int | None:

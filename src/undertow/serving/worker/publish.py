@@ -3,14 +3,13 @@
 import errno
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from undertow.engine.result import GenerationResult
 from undertow.engine.saving import encoded
-from undertow.known_names import PrecisionName
 from undertow.serving.artifacts import ArtifactFolder
+from undertow.serving.catalog.entries import ModelEntry
 from undertow.serving.jobs import Claim, Format, InspectedFile, JobResult, StoredPicture
 from undertow.serving.store.store import Store
 from undertow.serving.worker.looking import Seen
@@ -63,12 +62,12 @@ def publish(
     result: GenerationResult,
     seen: Sequence[Seen] = (),
     *,
-    precision: PrecisionName | None = None,
+    model: ModelEntry | None = None,
     **report: Any,
 ) -> bool:
     """Writes the files, then ends the job in one transaction, if the claim still holds; returns whether it did. seen:
-    inside, while it was drawn. precision: of the worker's model, which may not be that of the job's service. report:
-    what is said beside the engine's own report; `replayed_steps` of the result. Errors: `OSError`, `StoreError`."""
+    inside, while it was drawn. model: the worker's, which may compute in another way than that of the job's service.
+    report: what is said beside the engine's own; `replayed_steps` of the result. Errors: `OSError`, `StoreError`."""
     pictures = stored_pictures(result, claim.job.spec.format, artifacts)
     replayed = report.pop("replayed_steps", 0)
     outcome = JobResult(
@@ -78,8 +77,8 @@ def publish(
         inspection=inspected_files(seen, artifacts),
     )
     spec = claim.job.spec
-    drawn = None if spec.precision == precision else replace(spec, precision=precision)
-    return store.publish(claim, outcome, drawn)
+    drawn = spec if model is None else model.computed(spec)
+    return store.publish(claim, outcome, None if drawn == spec else drawn)
 
 
 def described(result: GenerationResult) -> dict[str, Any]:

@@ -89,7 +89,7 @@ class Worker:
             alive=alive,
             about=self.say,
             times=lambda: self.timing.finish_times(name, self.models.names),
-            unit_s=settings.stall_s,
+            unit_s=settings.unit_s,
         )
         self.claiming = Claiming(
             store=store, timing=self.timing, worker=name, lease_s=settings.lease_s, hold=self._hold_claim
