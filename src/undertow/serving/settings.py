@@ -110,12 +110,6 @@ class ServerSettings(Record):
         return next(iter(self.models))
 
     @property
-    def computing(self) -> str:
-        """What was said about how workers compute: what took its time under another setting says nothing of this."""
-        said = {"precision": self.precision, "threads": self.threads}
-        return ", ".join(f"{name} {value}" for name, value in said.items() if value is not None)
-
-    @property
     def is_public(self) -> bool:
         """Whether other machines can reach it."""
         return self.host not in LOOPBACK
