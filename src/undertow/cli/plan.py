@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from undertow.cli.figures import require_figure
+from undertow.cli.model_loading import Precision
 from undertow.cli.model_option import complete_model, find_model
 from undertow.cli.visible import visible
 from undertow.errors import InvalidInput
@@ -27,12 +28,6 @@ STEPS = 20
 
 SLOTS = 8
 """Where none are asked for, and none are made."""
-
-
-class Precision(StrEnum):
-    f32 = "f32"
-    f16 = "f16"
-    bf16 = "bf16"
 
 
 class Device(StrEnum):
