@@ -5,6 +5,7 @@ from typing import get_args
 import pytest
 
 from undertow import GenerationRequest, InvalidInput, known_names
+from undertow.cli.model_loading import Precision
 from undertow.diffusion.grids import GRIDS
 from undertow.diffusion.parameterizations import PARAMETERIZATIONS
 from undertow.encoders.prompts import DIALECTS
@@ -24,6 +25,8 @@ def test_every_catalogue_has_the_names_that_are_known_without_it():
     assert set(known_names.DIALECTS) == DIALECTS.keys()
     assert set(known_names.PREDICTIONS.values()) == set(get_args(known_names.Prediction))
     assert set(PARAMETERIZATIONS) <= set(known_names.PREDICTIONS)
+    precisions = [one.value for one in Precision]
+    assert precisions == [*known_names.PRECISIONS] == [*get_args(known_names.PrecisionName)]
     options = {name: {key: option.bounds for key, option in entry.options.items()} for name, entry in SAMPLERS.items()}
     assert {name: found for name, found in options.items() if found} == known_names.SAMPLER_OPTIONS
     paths = {name: {path.__name__ for path in entry.paths} for name, entry in SAMPLERS.items()}

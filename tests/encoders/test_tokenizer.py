@@ -6,6 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.encoders.official import merges, reference_tokenizer, vocabulary
+from undertow.encoders.clip_config import CLIP_VOCABULARY
 from undertow.encoders.tokenizer import FolderTokenizer, OfficialTokenizer, Tokenizer
 from undertow.errors import CorruptFile, MissingDependency, UnknownCheckpoint
 
@@ -47,7 +48,7 @@ def test_golden_ids():
     assert vocabulary()["a</w>"] == 320
     assert vocabulary()["cute</w>"] == 2242
     assert vocabulary()["cat</w>"] == 2368
-    assert len(vocabulary()) == 49408
+    assert len(vocabulary()) == CLIP_VOCABULARY
 
 
 @pytest.mark.parametrize("text", UNUSUAL, ids=lambda text: ascii(text[:20]))

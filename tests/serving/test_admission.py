@@ -121,7 +121,7 @@ def test_a_request_is_the_same_job_before_and_after_a_worker_measured_anything(d
         if rows:
             costs.learn("denoise", seconds=1.0, cells=256, rows=rows)
             costs.decide(256)
-            store.costs.put("emoji", "cpu", costs.to_json())
+            store.costs.put("emoji", "cpu", "", costs.to_json())
         times = Timetable(store, door.settings)
         assert times.rows("emoji", 256) == rows
         specs.append(Admission(door.catalog, door.artifacts, door.settings, times=times).admit(wanted, "k").spec)
@@ -312,7 +312,7 @@ def test_what_can_never_run_here_is_refused_with_what_would(shelf):
 
 def test_a_deadline_that_cannot_be_kept_is_refused_with_the_number(door, tmp_path):
     store = Store.open(f"sqlite:///{tmp_path / 'jobs.db'}", clock=lambda: 1000.0)
-    store.costs.put("emoji", "cpu", {"forward": {"256": {"2": [0.5, 9]}}})
+    store.costs.put("emoji", "cpu", "", {"forward": {"256": {"2": [0.5, 9]}}})
     door = Admission(door.catalog, Memory(), door.settings, times=Timetable(store, door.settings), clock=store.clock)
     wanted = {"prompt": "a", "steps": 8, "deadline_s": 5.0, "mode": "fast"}
     new = door.admit(wanted, "k")

@@ -264,7 +264,7 @@ class Shelf:
 
     @property
     def costs(self):
-        return SimpleNamespace(all=lambda: {("m", "cpu"): costs_of(forward={2: 1.0, 4: 2.0}).to_json()})
+        return SimpleNamespace(all=lambda: {("m", "cpu", ""): costs_of(forward={2: 1.0, 4: 2.0}).to_json()})
 
     def clock(self) -> float:
         return self.now

@@ -69,9 +69,14 @@ def test_workers_say_what_they_are(any_store, clock):
     assert any_store.workers.list() == []
 
 
-def test_costs_are_kept_by_model_and_device(any_store):
-    assert any_store.costs.get("emoji", "cpu") is None
-    any_store.costs.put("emoji", "cpu", {"forward": {"16": 0.1}})
-    any_store.costs.put("emoji", "cpu", {"forward": {"16": 0.2}})
-    assert any_store.costs.get("emoji", "cpu") == {"forward": {"16": 0.2}}
-    assert any_store.costs.all() == {("emoji", "cpu"): {"forward": {"16": 0.2}}}
+def test_costs_are_kept_by_model_and_device_and_how_it_computes(any_store, clock):
+    costs = any_store.costs
+    assert costs.get("emoji", "cpu", "1 thread") is None
+    for computing, seconds in (("1 thread", 0.1), ("2 threads", 0.3), ("1 thread", 0.2)):
+        clock.jump(1)
+        costs.put("emoji", "cpu", computing, {"forward": {"16": seconds}})
+    assert costs.get("emoji", "cpu", "1 thread") == {"forward": {"16": 0.2}}
+    assert list(costs.all().items()) == [
+        (("emoji", "cpu", "2 threads"), {"forward": {"16": 0.3}}),
+        (("emoji", "cpu", "1 thread"), {"forward": {"16": 0.2}}),
+    ], "what was written last comes last"

@@ -78,7 +78,7 @@ def test_a_database_of_a_newer_version_is_left_alone(database_url):
             connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
         error = refused(database_url)
         assert error.problem == "newer"
-        assert "made by a newer undertow (revision 9999, expected 0004 or older)" in str(error)
+        assert "made by a newer undertow (revision 9999, expected 0005 or older)" in str(error)
         assert "start the version of undertow that made it" in str(error)
     finally:
         with engine.begin() as connection:

@@ -76,12 +76,14 @@ class Machine:
         threads = torch.get_num_threads() if place.type == "cpu" else 0
         return cls(device=place.type, name=name, torch_version=torch.__version__, threads=threads)
 
+    @property
+    def words(self) -> str:
+        threads = f" {self.threads} threads" if self.threads else ""
+        return f"{self.device} {self.name} torch {self.torch_version}{threads}"
+
     def file(self, folder: str = "attention") -> Path:
         """Where what was measured of it lies. folder: of the cache."""
-        words = f"{self.device} {self.name} torch {self.torch_version}" + (
-            f" {self.threads} threads" if self.threads else ""
-        )
-        return cache_folder() / folder / f"{re.sub(r'[^a-z0-9.+]+', '-', words.lower())}.json"
+        return cache_folder() / folder / f"{re.sub(r'[^a-z0-9.+]+', '-', self.words.lower())}.json"
 
 
 @dataclass(frozen=True, kw_only=True)

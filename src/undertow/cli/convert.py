@@ -17,6 +17,7 @@ from undertow.cli.terminal import SafeConsole
 from undertow.embedded import located
 from undertow.errors import InvalidInput
 from undertow.extras import require_packages
+from undertow.known_names import PRECISIONS
 
 
 class Form(StrEnum):
@@ -25,10 +26,6 @@ class Form(StrEnum):
     DIFFUSERS = "diffusers"
     LDM = "ldm"
     GGUF = "gguf"
-
-
-PLAIN = ("f32", "f16", "bf16")
-"""The types that weights can be written in everywhere."""
 
 
 def convert(
@@ -50,7 +47,7 @@ def convert(
         typer.Option(
             "--dtype",
             "--type",
-            help=f"Type of the weights: {', '.join(PLAIN)}; of the matrices of a GGUF file also "
+            help=f"Type of the weights: {', '.join(PRECISIONS)}; of the matrices of a GGUF file also "
             f"{', '.join(QUANTIZED)}.",
             show_default="as they are",
         ),
@@ -83,13 +80,12 @@ def convert(
     from undertow.checkpoints.write.convert import convert as convert_checkpoint
     from undertow.checkpoints.write.convert import left_behind
 
-    types = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
     opening = OpenOptions(ema=ema, prediction=prediction, allow_pickle=allow_pickle, prefer_plain=True)
     written = convert_checkpoint(
         source,
         destination,
         to.value,
-        dtype=None if plain is None else types[plain],
+        dtype=None if plain is None else getattr(torch, PRECISIONS[plain]),
         gguf_type=gguf_type,
         opening=opening,
         overwrite=overwrite,
@@ -103,11 +99,11 @@ def convert(
 
 def _split(dtype: str | None, to: Form) -> tuple[str | None, str | None]:
     """The type of all weights, and that of the matrices of a GGUF file. Errors: `InvalidInput`."""
-    if dtype is None or dtype in PLAIN:
+    if dtype is None or dtype in PRECISIONS:
         return dtype, None
     if dtype not in QUANTIZED and dtype.lower() not in OTHERS:
-        ours = value_called_here(dtype, PLAIN)
+        ours = value_called_here(dtype, PRECISIONS)
         remedy = "" if ours is None else f"here it is called {ours}"
-        raise InvalidInput("--dtype", repr(dtype), f"one of {', '.join((*PLAIN, *QUANTIZED))}", remedy)
+        raise InvalidInput("--dtype", repr(dtype), f"one of {', '.join((*PRECISIONS, *QUANTIZED))}", remedy)
     require_quantization("--dtype", dtype, to.value)
     return None, dtype

@@ -8,6 +8,7 @@ import typer
 
 from undertow.checkpoints.files.destination import require_elsewhere, require_new_folder
 from undertow.checkpoints.files.place import local_path
+from undertow.cli.model_loading import Precision
 from undertow.cli.model_option import complete_model, find_model
 from undertow.cli.sizes import parse_size
 from undertow.cli.terminal import SafeConsole
@@ -25,14 +26,6 @@ class To(StrEnum):
     OPENVINO = "openvino"
     TORCH_EXPORT = "torch-export"
     WEB = "web"
-
-
-class Precision(StrEnum):
-    """The types that weights can be written in."""
-
-    F32 = "f32"
-    F16 = "f16"
-    BF16 = "bf16"
 
 
 def export(

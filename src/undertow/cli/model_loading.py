@@ -9,7 +9,7 @@ import typer
 from undertow.attention.policy import as_policy
 from undertow.embedded import embedded_models
 from undertow.errors import InvalidInput
-from undertow.known_names import parse_prediction, require_device_name
+from undertow.known_names import PRECISIONS, parse_prediction, require_device_name
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +42,8 @@ class Quantized(StrEnum):
 
 
 class Precision(StrEnum):
+    """Of `undertow.known_names.PRECISIONS`: Typer takes an enum."""
+
     f32 = "f32"
     f16 = "f16"
     bf16 = "bf16"
@@ -105,8 +107,7 @@ def dtype_of(precision: Precision | None, source: str = "") -> "torch.dtype | No
 
     if precision is None and source in embedded_models():
         return torch.float32
-    names = {Precision.f32: torch.float32, Precision.f16: torch.float16, Precision.bf16: torch.bfloat16}
-    return None if precision is None else names[precision]
+    return None if precision is None else getattr(torch, PRECISIONS[precision.value])
 
 
 def _capacity(slots: int | None) -> "AdapterCapacity | None":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from undertow.cli.figures import require_figure
+from undertow.cli.model_loading import Precision, Quantized
 from undertow.cli.model_option import complete_model, find_model
 from undertow.cli.visible import visible
 from undertow.errors import InvalidInput
@@ -27,12 +28,6 @@ STEPS = 20
 
 SLOTS = 8
 """Where none are asked for, and none are made."""
-
-
-class Precision(StrEnum):
-    f32 = "f32"
-    f16 = "f16"
-    bf16 = "bf16"
 
 
 class Device(StrEnum):
@@ -82,6 +77,10 @@ def plan(
     vae_precision: Annotated[
         Precision | None, typer.Option(help="Type of the autoencoder.", show_default="one that does not overflow")
     ] = None,
+    quantize: Annotated[
+        Quantized | None,
+        typer.Option(help="Weights of linear layers, while the model is loaded.", show_default="as its files"),
+    ] = None,
     device: Annotated[Device, typer.Option(help="Where it is drawn.")] = Device.cpu,
     layers: Annotated[
         bool, typer.Option("--layers", help="Also which layers run in which precision, and when they are in memory.")
@@ -107,7 +106,7 @@ def plan(
     budget_bytes = None if budget is None else parse_bytes("--budget", budget)
     if picture is not None:
         require_figure("--picture", picture, [model], overwrite=overwrite)
-    named = named_model(model)
+    named = named_model(model, None if quantize is None else quantize.value)
     suggested = named.suggested
     if guidance is None:
         guidance = suggested.get("guidance_scale") != 1.0

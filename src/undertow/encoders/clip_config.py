@@ -13,6 +13,9 @@ Kind = Literal["clip_l", "openclip_h", "openclip_g"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
+CLIP_VOCABULARY = 49408
+"""Words of CLIP's tokenizer, which comes with undertow; the last two are the marks around a prompt."""
+
 Activation = Literal["quick_gelu", "gelu"]
 """transformers' names; GELU is quick in OpenAI's networks only (trap T2)."""
 
@@ -38,7 +41,7 @@ class ClipTextConfig:
     intermediate: int
     projection: int
     activation: Activation
-    vocabulary: int = 49408
+    vocabulary: int = CLIP_VOCABULARY
     positions: int = 77
     norm_eps: float = 1e-5
 
@@ -89,7 +92,7 @@ def config_from_transformers(config: Mapping[str, Any], kind: Kind) -> ClipTextC
         **sizes,
         projection=whole(given, "projection_dim", 512),
         activation=read_activation(given),
-        vocabulary=whole(given, "vocab_size", 49408),
+        vocabulary=whole(given, "vocab_size", CLIP_VOCABULARY),
         positions=whole(given, "max_position_embeddings", 77),
         norm_eps=number(given, "layer_norm_eps", 1e-5),
     )

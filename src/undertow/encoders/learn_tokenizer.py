@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from undertow.encoders.clip_config import CLIP_VOCABULARY
 from undertow.extras import optional_package
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
@@ -33,7 +34,7 @@ def learn_tokenizer(words: Iterable[str], folder: Path, *, positions: int) -> No
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     alphabet = [*letters, *(f"{letter}</w>" for letter in letters)]
     trainer = trainers.BpeTrainer(
-        vocab_size=49408,  # more than the words need: merging ends when each of them is one token
+        vocab_size=CLIP_VOCABULARY,  # more than the words need: merging ends when each of them is one token
         min_frequency=1,
         show_progress=False,
         # As special tokens they get ids in this order, by which pairs of one frequency are ordered; the order in which

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from undertow.encoders.clip_config import CLIP_VOCABULARY
 from undertow.encoders.tokenizer_files import WORD_END, build_tokenizer, read_marks, read_vocabulary
 from undertow.errors import CorruptFile, UnknownCheckpoint
 from undertow.extras import optional_package
 
-BOS, EOS = 49406, 49407
+BOS, EOS = CLIP_VOCABULARY - 2, CLIP_VOCABULARY - 1
 """Ids of `<|startoftext|>` and `<|endoftext|>` in the official vocabulary."""
 
 _SPECIAL = re.compile(r"(<\|startoftext\|>|<\|endoftext\|>)")

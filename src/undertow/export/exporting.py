@@ -19,9 +19,10 @@ from undertow.export.check import TOLERANCES, largest_difference
 from undertow.export.formats import find_format, require_type
 from undertow.export.parts import Choices, Part, Types, parts_of
 from undertow.export.web import pack, page_parts, require_page, write_page
+from undertow.known_names import PRECISIONS
 from undertow.service import UNetService
 
-TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+TYPES = {name: getattr(torch, dtype) for name, dtype in PRECISIONS.items()}
 
 MODULES = {"onnx": "onnx", "web": "onnx", "openvino": "openvino", "torch-export": "torch_export"}
 """Of this room, with the functions `write` and `read`, by format."""

@@ -6,6 +6,7 @@ from typing import Literal
 from undertow.adapters.control.config import ControlNetConfig
 from undertow.attention.policy import SCORES_OUT
 from undertow.doors import checked_record
+from undertow.encoders.clip_config import CLIP_VOCABULARY
 from undertow.errors import ConfigError
 from undertow.limits import COUNT, PARTS, STEPS, TOKENS
 from undertow.quantization import QuantizedWeights, Scheme
@@ -57,7 +58,7 @@ class TextNetwork:
     intermediate: int
     activation: Literal["quick_gelu", "gelu"]
     projection: int | None = None
-    vocabulary: int = 49408
+    vocabulary: int = CLIP_VOCABULARY
     positions: int = 77
 
     @property

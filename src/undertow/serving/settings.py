@@ -129,13 +129,6 @@ class ServerSettings(Record):
         return next(iter(self.models))
 
     @property
-    def computing(self) -> str:
-        """What was said about how workers compute: what took its time under another setting says nothing of this."""
-        backend = None if self.backend == "eager" else self.backend
-        said = {"precision": self.precision, "threads": self.threads, "backend": backend, "quantize": self.quantize}
-        return ", ".join(f"{name} {value}" for name, value in said.items() if value is not None)
-
-    @property
     def unit_s(self) -> float:
         """How long a unit of work may take that is the first: one in which a graph is made takes minutes."""
         return max(self.stall_s, GRAPH_S) if self.backend in ("compile", "openvino") else self.stall_s

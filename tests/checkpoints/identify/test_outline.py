@@ -14,9 +14,13 @@ from tests.checkpoints.hub_server import served
 from tests.services import pipeline_folder
 from undertow.checkpoints.identify.opening import open_checkpoint
 from undertow.checkpoints.identify.outline import outline
+from undertow.checkpoints.read.model_loading import load_model
+from undertow.checkpoints.write.convert import convert
 from undertow.embedded import embedded_models
 from undertow.encoders.clip_config import PUBLISHED, config_from_transformers
+from undertow.engine.planning import quantized_weights
 from undertow.errors import CorruptFile, UnknownCheckpoint, UnsafeFile, UnsupportedModel
+from undertow.quantization import as_quantization
 from undertow.unet.config import UNetConfig
 from undertow.vae.autoencoder import AutoencoderKL
 from undertow.vae.config import VAEConfig
@@ -60,6 +64,28 @@ def test_a_folder_s_outline_is_what_opening_it_finds(family):
         }
     assert dict(found.text) == text
     assert found.stored == "F32"
+
+
+@pytest.mark.parametrize("written", ["folder", "file"])
+@pytest.mark.parametrize("rules", [{"*": "int8-weights"}, {"unet.*.attn*": "int8-weights", "clip_l.*": "int8-weights"}])
+def test_what_will_be_quantized_is_known_before(rules, written, tmp_path):
+    source, rules = pipeline_folder("sd1"), as_quantization(rules)
+    if written == "file":
+        source = convert(source, tmp_path / "model.safetensors", "ldm")
+    assert outline(str(source)).quantized == ()
+    found = outline(str(source), rules).quantized
+    text = pipeline_folder("sd1")  # with its own tokenizer, which single files have not
+    loaded = quantized_weights(load_model(source, text=text, quantization=rules))
+    assert {one.component: one for one in found if one.numbers} == {one.component: one for one in loaded if one.numbers}
+    assert sum(one.numbers for one in found) > 10_000
+
+
+def test_what_was_quantized_is_known_unless_it_is_read_as_plain(tmp_path):
+    folder = tmp_path / "quantized"
+    convert(pipeline_folder("sdxl"), folder, "diffusers", quantization=as_quantization("int8-weights"))
+    stored = outline(str(folder))
+    assert {one.component for one in stored.quantized if one.numbers} == {"unet", "vae", "clip_l", "openclip_g"}
+    assert outline(str(folder), None).quantized == ()
 
 
 @pytest.mark.parametrize("family", SINGLE)

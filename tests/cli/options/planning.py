@@ -70,6 +70,7 @@ COMMANDS = (
             case("--budget", "6XB", refused="--budget is '6XB', expected an amount of memory; such as 6GB"),
             case("--precision", "f16", work__dtype="float16"),
             case("--vae-precision", "bf16", work__vae_dtype="bfloat16"),
+            case("--quantize", "int8-weights", refused="--quantize is int8-weights, expected nothing beside sd15"),
             case(
                 *("--device", "cuda"),
                 plan__budget_bytes=None,

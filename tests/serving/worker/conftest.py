@@ -27,11 +27,7 @@ def make_place(catalog, tmp_path):
 
     yield make
     for place in made:
-        for worker in place.workers:
-            for drawing in worker._drawings.values():
-                drawing.log.close()
-            worker.models.close()
-        place.store.close()
+        place.close()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.adapters.lora.files import kohya, layers_of, write
 from tests.services import pipeline_folder, service_of
+from undertow.attention.measurement import Machine
 from undertow.serving.admission import Admission
 from undertow.serving.artifacts import ArtifactFolder
 from undertow.serving.catalog.catalog import Catalog
@@ -15,6 +16,8 @@ from undertow.serving.clock.costs import Costs
 from undertow.serving.jobs import Job, JobState
 from undertow.serving.settings import ServerSettings
 from undertow.serving.store.store import Store
+from undertow.serving.worker.threads import threads_of_worker
+from undertow.serving.worker.timing import computing_of
 from undertow.serving.worker.worker import Worker
 
 FAMILY = "sd1"
@@ -96,6 +99,13 @@ class Place:
                 return
         raise AssertionError("never")
 
+    def close(self) -> None:
+        for worker in self.workers:
+            for drawing in worker._drawings.values():
+                drawing.log.close()
+            worker.models.close()
+        self.store.close()
+
 
 def open_place(data: Path, catalog: Catalog, clock: Any = time.time, **settings: Any) -> Place:
     chosen = replace(catalog.settings, data=data, **settings)
@@ -107,8 +117,16 @@ def open_place(data: Path, catalog: Catalog, clock: Any = time.time, **settings:
         keep_s=chosen.keep_s,
         logged=artifacts.logged,
     )
-    store.costs.put("tiny", "cpu", known_costs())  # so that nothing is measured
+    for computing in ways_to_compute(chosen):
+        store.costs.put("tiny", "cpu", computing, known_costs())  # so that nothing is measured
     return Place(data=data, settings=chosen, catalog=catalog, store=store, artifacts=artifacts)
+
+
+def ways_to_compute(settings: ServerSettings) -> set[str]:
+    """Of workers in this process, and in processes of their own."""
+    here = Machine.here("cpu")
+    machines = (here, replace(here, threads=threads_of_worker(settings, "cpu") or here.threads))
+    return {computing_of(settings, machine) for machine in machines}
 
 
 def known_costs() -> Mapping[str, Any]:

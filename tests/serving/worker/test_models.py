@@ -51,7 +51,8 @@ def test_a_model_whose_files_changed_is_loaded_again(two, tmp_path):
 
 def test_a_job_of_another_model_waits_for_its_turn_and_gets_it(two, tmp_path):
     place = open_place(tmp_path / "data", two, budget_bytes=None)
-    place.store.costs.put("other", "cpu", place.store.costs.get("tiny", "cpu"))
+    for (_, *where), measured in place.store.costs.all().items():
+        place.store.costs.put("other", *where, measured)
     ids = [place.submit(seed=1), place.submit(seed=1, model="other"), place.submit(seed=2)]
     worker = place.worker()
     assert [job.state for job in place.finish(worker, *ids)] == [JobState.SUCCEEDED] * 3

@@ -96,7 +96,7 @@ def _of_file(file: HeaderOnly, quantization: Wanted) -> Outline:
             QuantizedWeights.of(kind, rules.layers(kind, shapes), shapes)
             for kind in ("unet", "vae", *text)
             if kind in contents.parts and (rules := _rules(file, quantization)) is not None
-            for shapes in (contents.parts[kind].shapes(file.tensors),)
+            for shapes in (_as_loaded(kind, contents.parts[kind].shapes(file.tensors)),)
         ),
     )
 
@@ -105,6 +105,15 @@ def _plain(file: HeaderOnly, names: Iterable[str]) -> Iterator[TensorInfo]:
     """Of a file that undertow quantized, what it left as it was."""
     every = METADATA not in file.metadata
     return (file.tensors[name] for name in names if every or file.tensors[name].packed is None)
+
+
+def _as_loaded(kind: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Older files have the matrices of the autoencoder's attention as convolutions of one pixel."""
+    matrices = kind == "vae"
+    return {
+        name: shape[:2] if matrices and ".attentions." in name and shape[2:] == (1, 1) else shape
+        for name, shape in shapes.items()
+    }
 
 
 def _rules(file: HeaderOnly, quantization: Wanted) -> Quantization | None:

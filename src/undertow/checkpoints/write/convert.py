@@ -21,6 +21,7 @@ from undertow.checkpoints.write.diffusers_folder import write_folder
 from undertow.checkpoints.write.export import ExportedPipeline, export_pipeline
 from undertow.checkpoints.write.gguf_file import write_gguf
 from undertow.checkpoints.write.ldm_file import write_ldm
+from undertow.encoders.clip_config import CLIP_VOCABULARY
 from undertow.quantization import Quantization
 
 
@@ -70,15 +71,11 @@ def left_behind(source: Path) -> list[str]:
             f"give --sampler {'lcm' if sampler == 'LCMScheduler' else 'tcd'} --steps {SUGGESTED_STEPS} --guidance 1"
         )
     text = source / "text_encoder" / CONFIG
-    if text.is_file() and read_json(text).get("vocab_size", VOCABULARY) != VOCABULARY:
+    if text.is_file() and read_json(text).get("vocab_size", CLIP_VOCABULARY) != CLIP_VOCABULARY:
         found.append(
             f"the file holds no tokenizer, and this model has its own: undertow.load(FILE, text={source.name!r})"
         )
     return found
-
-
-VOCABULARY = 49408
-"""Words of CLIP's tokenizer, which comes with undertow."""
 
 
 def _scheduler(source: Path, opening: OpenOptions) -> Mapping[str, Any]:

@@ -11,8 +11,9 @@ from undertow.engine.metadata import StoredDescription, read_stored
 from undertow.errors import InvalidInput
 from undertow.inspection.doctor.case import Case
 from undertow.inspection.doctor.finding import Seen, rule
+from undertow.known_names import PRECISIONS
 
-TYPES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
+TYPES = {getattr(torch, dtype): name for name, dtype in PRECISIONS.items()}
 
 provenance_rule = partial(rule, family="provenance")
 

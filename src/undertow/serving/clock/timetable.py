@@ -25,6 +25,8 @@ MANY = 50
 """Jobs of one key that wait, from which on another one is placed behind them without running the schedule ahead."""
 FAIR = "fair"
 """Where a worker says the state of its schedule, in `WorkerInfo.data`."""
+COMPUTING = "computing"
+"""And how it computes, by which costs are kept."""
 NEW = ""
 """The id of a job that is not in the queue yet."""
 
@@ -40,7 +42,7 @@ class Listed(Protocol):
 class Measured(Protocol):
     """`Store.costs`."""
 
-    def all(self) -> dict[tuple[str, str], dict[str, object]]: ...
+    def all(self) -> dict[tuple[str, str, str], dict[str, object]]: ...
 
 
 @runtime_checkable
@@ -147,16 +149,20 @@ class Timetable:
 
     def _look_at_workers(self) -> None:
         workers = self._store.workers.list(self._store.clock() - SILENT_S)
-        if not workers:  # about to start
-            workers = [WorkerInfo(name=device, device=device, pid=0) for device in self._settings.devices]
         measured = self._store.costs.all()
+        if not workers:  # about to start, and to compute as they did last
+            last = {device: computing for _, device, computing in measured}
+            workers = [
+                WorkerInfo(name=device, device=device, pid=0, data={COMPUTING: last.get(device, "")})
+                for device in self._settings.devices
+            ]
         cancelled = SAVED * self._cancelled_share()
         self._devices = {
             worker.name: Device(
                 costs={
                     model: Costs.from_json(json)
-                    for (model, device), json in measured.items()
-                    if device == worker.device
+                    for (model, *where), json in measured.items()
+                    if tuple(where) == place_of(worker)
                 },
                 models=set(worker.models),
                 cancelled=cancelled,
@@ -170,6 +176,11 @@ class Timetable:
         """Of the jobs that were submitted lately and are done."""
         done = self._store.jobs(states=(JobState.SUCCEEDED, JobState.CANCELED), limit=LATELY)
         return sum(job.state == JobState.CANCELED for job in done) / max(LATELY, len(done))
+
+
+def place_of(worker: WorkerInfo) -> tuple[str, str]:
+    """The device, and how the worker computes there: its costs are kept by both."""
+    return worker.device, worker.data.get(COMPUTING, "")
 
 
 def entry_of(new: NewJob, now: float) -> QueueEntry:

@@ -66,7 +66,7 @@ class Store:
         self.keys = Keys(database, clock)
         self.key_options = KeyOptions(database)
         self.workers = Workers(database, clock)
-        self.costs = StoredCosts(database)
+        self.costs = StoredCosts(database, clock)
         self.deliveries = Deliveries(database, clock)
 
     @classmethod

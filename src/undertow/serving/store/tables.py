@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
-REVISION = "0004"
+REVISION = "0005"
 """Of these tables: the newest of `migrations/versions`."""
 
 VERSION_TABLE = "undertow_version"
@@ -195,6 +195,8 @@ costs = Table(
     metadata,
     Column("model", Text, primary_key=True),
     Column("device", Text, primary_key=True),
+    Column("computing", Text, primary_key=True),
+    Column("at", Double, nullable=False),
     Column("costs", Json, nullable=False),
 )
 

@@ -48,23 +48,24 @@ class Workers:
 
 
 class StoredCosts:
-    """Measured seconds, as JSON, by model and kind of device."""
+    """Measured seconds, as JSON, by model, device, and how a worker computes there: what takes its time otherwise is
+    measured by itself, and overwrites nothing."""
 
-    def __init__(self, database: Database):
+    def __init__(self, database: Database, clock: Clock):
         self._database = database
+        self._clock = clock
 
-    def get(self, model: str, device: str) -> dict[str, Any] | None:
-        one = select(costs.c.costs).where(costs.c.model == model, costs.c.device == device)
+    def get(self, model: str, device: str, computing: str) -> dict[str, Any] | None:
+        one = select(costs.c.costs).where(
+            costs.c.model == model, costs.c.device == device, costs.c.computing == computing
+        )
         return self._database.read(lambda connection: connection.execute(one).scalar())
 
-    def put(self, model: str, device: str, measured: Mapping[str, Any]) -> None:
-        row = {"model": model, "device": device, "costs": dict(measured)}
-        self._database.write(lambda connection: put_rows(connection, costs, [row], replace=["costs"]), "costs")
+    def put(self, model: str, device: str, computing: str, measured: Mapping[str, Any]) -> None:
+        row = {"model": model, "device": device, "computing": computing, "at": self._clock(), "costs": dict(measured)}
+        self._database.write(lambda connection: put_rows(connection, costs, [row], replace=["at", "costs"]), "costs")
 
-    def forget(self, model: str, device: str) -> None:
-        gone = delete(costs).where(costs.c.model == model, costs.c.device == device)
-        self._database.write(lambda connection: connection.execute(gone), "costs")
-
-    def all(self) -> dict[tuple[str, str], dict[str, Any]]:
-        rows = self._database.read(lambda connection: connection.execute(select(costs)).all())
-        return {(row.model, row.device): row.costs for row in rows}
+    def all(self) -> dict[tuple[str, str, str], dict[str, Any]]:
+        """Those that were written last come last."""
+        rows = self._database.read(lambda connection: connection.execute(select(costs).order_by(costs.c.at)).all())
+        return {(row.model, row.device, row.computing): row.costs for row in rows}

@@ -6,11 +6,14 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
+from undertow.attention.measurement import Machine
 from undertow.engine.events import WorkEvent
 from undertow.serving.clock.costs import Costs, Learner
 from undertow.serving.clock.finish_times import Device, finish_times
+from undertow.serving.clock.timetable import place_of
 from undertow.serving.jobs import JobState
 from undertow.serving.schedule import MOST_JOBS, FairState, Running, most_rows, pick
+from undertow.serving.settings import ServerSettings
 from undertow.serving.store.records import QueueEntry
 from undertow.serving.store.store import Store
 
@@ -18,8 +21,6 @@ SAVE_S = 10.0
 """Between two times that costs are written, where they are learned all the time."""
 SAY_S, SAY_SHARE = 1.0, 0.05
 """Between two times that finish times are computed, at least, and the share of time that it may take."""
-COMPUTING = "computing"
-"""Key of `Timing.computing` among written costs."""
 SILENT_S = 10.0
 """A worker that wrote nothing for so long draws nothing."""
 
@@ -32,7 +33,7 @@ class Timing:
     device: str
     most_jobs: int | None = None
     computing: str = ""
-    """`ServerSettings.computing`: costs that were learned under another one are not taken up."""
+    """What `computing_of` says: costs are shared with workers that compute alike, and with no others."""
     state: FairState = field(default_factory=FairState)
     costs: dict[str, Costs] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock, init=False)
@@ -43,11 +44,7 @@ class Timing:
     def of(self, model: str) -> Costs:
         """What is known of a model: what workers of the same kind have learned at any time."""
         if model not in self.costs:
-            written = self.store.costs.get(model, self.device)
-            if written is not None and written.get(COMPUTING, "") != self.computing:
-                self.store.costs.forget(model, self.device)  # or clients would be told times by it
-                written = None
-            known = Costs.from_json(written)
+            known = Costs.from_json(self.store.costs.get(model, *self._place))
             with self._lock:
                 self.costs.setdefault(model, known)
         return self.costs[model]
@@ -65,6 +62,10 @@ class Timing:
     def schedule(self) -> Device:
         """This worker, as the schedule sees it."""
         return Device(costs=self.costs, most_jobs=self._most_jobs)
+
+    @property
+    def _place(self) -> tuple[str, str]:
+        return self.device, self.computing
 
     @property
     def _most_jobs(self) -> int:
@@ -104,10 +105,10 @@ class Timing:
         for model in {entry.model for entry in entries}:
             self.of(model)
         models = {name: one.models for name, one in workers.items()} or {worker: tuple(loaded)}
-        known = self._known({entry.model for entry in entries}, {one.device for one in workers.values()})
+        known = self._known({entry.model for entry in entries}, {place_of(one) for one in workers.values()})
         devices = {
             name: Device(
-                costs=known[workers[name].device if name in workers else self.device],
+                costs=known[place_of(workers[name]) if name in workers else self._place],
                 models=set(there),
                 most_jobs=self._most_jobs,
             )
@@ -118,15 +119,13 @@ class Timing:
         self._say_at = started + max(SAY_S, took / SAY_SHARE)
         return found
 
-    def _known(self, models: set[str], devices: set[str]) -> dict[str, dict[str, Costs]]:
-        """What units of work cost on each kind of device, by model."""
+    def _known(self, models: set[str], places: set[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Costs]]:
+        """What units of work cost at each place (`place_of`), by model."""
         own = {model: Costs.from_json(json) for model, json in self._written().items()}
-        others = devices - {self.device}
+        others = places - {self._place}
         measured = self.store.costs.all() if others else {}
-        found = {
-            device: {model: Costs.from_json(measured.get((model, device))) for model in models} for device in others
-        }
-        return {self.device: own, **found}
+        found = {place: {model: Costs.from_json(measured.get((model, *place))) for model in models} for place in others}
+        return {self._place: own, **found}
 
     def save(self, *, now: bool = False) -> None:
         """Writes the costs, from time to time, for API processes and for later."""
@@ -134,12 +133,20 @@ class Timing:
             self._saved_at = time.monotonic()
             for model, json in self._written().items():
                 if self.costs[model].known:
-                    self.store.costs.put(model, self.device, json | {COMPUTING: self.computing})
+                    self.store.costs.put(model, *self._place, json)
 
     def _written(self) -> dict[str, dict[str, Any]]:
         """The costs of all models, at one moment."""
         with self._lock:
             return {model: costs.to_json() for model, costs in self.costs.items()}
+
+
+def computing_of(settings: ServerSettings, machine: Machine) -> str:
+    """How a worker computes: on which machine, in how many threads, in which type, by what. What took its time
+    otherwise says nothing of it. machine: with the threads that PyTorch really uses, whoever decided on them."""
+    backend = None if settings.backend == "eager" else settings.backend
+    said = (machine.words, settings.precision, backend, settings.quantize)
+    return ", ".join(one for one in said if one is not None)
 
 
 def running(entry: QueueEntry, step: int, steps: int) -> Running:

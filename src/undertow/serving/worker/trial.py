@@ -4,6 +4,8 @@ import logging
 
 from PIL import Image
 
+from undertow.engine.limits import BatchLimits
+from undertow.engine.options import RunOptions
 from undertow.engine.request import GenerationRequest
 from undertow.errors import UndertowError
 from undertow.serving.catalog.catalog import Catalog
@@ -19,11 +21,13 @@ def fault_of(there: Loaded) -> str:
     Everything that a picture passes is tried: text encoders, one step of the U-Net, and the decoder."""
     unet = there.entry.subject.unet
     assert unet is not None
-    side = there.entry.subject.factor * 2 ** (len(unet.levels) - 1)
+    may = there.service.runner.capabilities
+    own = may.fixed_shapes and may.repeatable  # what is made for a size is made for one that jobs have
+    side = there.entry.trained_size if own else there.entry.subject.factor * 2 ** (len(unet.levels) - 1)
     edited = Image.new("RGB", (side, side), "gray") if unet.in_channels == 2 * unet.out_channels else None
     request = GenerationRequest(prompt="a", steps=1, size=(side, side), guidance_scale=1.0, image=edited)
     try:
-        there.engine.submit(request).result()
+        there.engine.submit(request, options=RunOptions(limits=BatchLimits(padded_to=1))).result()
     except UndertowError as error:
         failure = failure_of(error)
         if failure.code is FailureCode.NON_FINITE:

@@ -9,10 +9,11 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 
+from undertow.attention.measurement import Machine
 from undertow.errors import UndertowError
 from undertow.serving.artifacts import ArtifactFolder
 from undertow.serving.catalog.catalog import Catalog
-from undertow.serving.clock.timetable import FAIR
+from undertow.serving.clock.timetable import COMPUTING, FAIR
 from undertow.serving.jobs import Claim, JobProgress, JobState
 from undertow.serving.request_json import embeddings_of, request_of
 from undertow.serving.schedule import Running
@@ -30,7 +31,7 @@ from undertow.serving.worker.measures import Measures
 from undertow.serving.worker.models import CAPACITY, LOAD_S, Load, Loaded, Models, budget_of
 from undertow.serving.worker.neighbours import dead
 from undertow.serving.worker.pulse import Pulse
-from undertow.serving.worker.timing import Timing, running
+from undertow.serving.worker.timing import Timing, computing_of, running
 from undertow.serving.worker.trial import fault_of
 from undertow.serving.worker.warm_up import warm_up
 
@@ -80,7 +81,12 @@ class Worker:
         )
         self.measures = Measures(store.clock, Tracing() if tracing is None else tracing, device)
         store.observers.append(self.measures.stored)
-        self.timing = Timing(store=store, device=device, most_jobs=settings.jobs_at_once, computing=settings.computing)
+        self.timing = Timing(
+            store=store,
+            device=device,
+            most_jobs=settings.jobs_at_once,
+            computing=computing_of(settings, Machine.here(device)),
+        )
         self.about = About(store=store, name=name, device=device, data=settings.data)
         self.pulse = Pulse(
             store,
@@ -205,6 +211,7 @@ class Worker:
         """Writes what this worker is, and what it has learned. Errors: `StoreError`."""
         more = {
             FAIR: self.timing.state.to_json(),
+            COMPUTING: self.timing.computing,
             "metrics": self.measures.snapshot(),
             "faults": self.models.faults,
             PATIENCE: self.pulse.patience_s,
