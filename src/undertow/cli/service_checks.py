@@ -37,9 +37,10 @@ def readable_catalog(settings: "ServerSettings") -> "Catalog":
     from undertow.embedded import located
     from undertow.serving.catalog.catalog import Catalog
 
-    catalog = Catalog(settings, device=settings.devices[0])
-    for name, source in settings.models.items():
+    for source in settings.models.values():
         located(source)  # which knows the names that are near
+    catalog = Catalog(settings, device=settings.devices[0])
+    for name in settings.models:
         catalog.model(name)
     return catalog
 
