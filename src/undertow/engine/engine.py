@@ -168,10 +168,18 @@ class Engine:
         chosen = [given] * len(requests) if isinstance(given, RunOptions) else given
         observers = [None] * len(requests) if observers is None else observers
         logs = [None] * len(requests) if outcomes is None else outcomes
-        claimed = [
-            no_log() if log is None else log.claim(self.fingerprint(request, options=own, latents=latents))
-            for request, log, own in zip(requests, logs, chosen, strict=True)
-        ]
+        claimed: list[OutcomeLog] = []
+        wrong: dict[int, Exception] = {}
+        for index, (request, log, own) in enumerate(zip(requests, logs, chosen, strict=True)):
+            try:
+                claimed.append(
+                    no_log() if log is None else log.claim(self.fingerprint(request, options=own, latents=latents))
+                )
+            except Exception as error:  # a log of something else, or a file that cannot be read any more
+                if not apart:
+                    raise
+                claimed.append(no_log())
+                wrong[index] = error
         numbers = range(self._submitted, self._submitted + len(requests)) if numbers is None else numbers
         with self._changed:
             if self._closed:
@@ -182,6 +190,8 @@ class Engine:
                     numbers, requests, chosen, observers, claimed, strict=True
                 )
             ]
+            for index, error in wrong.items():
+                runs[index].fail(error)
             self._submitted += len(runs)
             self._runs += runs
             self._encoding.append(Group(runs=runs, apart=apart))
