@@ -6,8 +6,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from functools import partial
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -33,8 +31,6 @@ from undertow.memory.keeper import Keeper
 from undertow.unet.runner import EAGER, Runner
 
 logger = logging.getLogger(__name__)
-
-Worked = TypeVar("Worked")
 
 PAUSE_S = 0.1
 """Before the engine's own thread goes on after an interruption, so that one that repeats takes no processor."""
@@ -339,7 +335,7 @@ class Engine:
         """The kinds of work take turns; a kind that has none passes on. Where networks come and go, a kind goes on
         until it has no more."""
         self._drop_cancelled()
-        kinds = (self._encode, partial(self._unit, self._batcher.step), partial(self._unit, self._decode))
+        kinds = (self._encode, self._denoise, self._decode)
         for _ in kinds:
             kind, place = kinds[self._turn], self._turn
             self._turn = (self._turn + 1) % len(kinds)
@@ -349,11 +345,12 @@ class Engine:
                 return True
         return False
 
-    def _unit(self, work: Callable[[], Worked]) -> Worked:
-        """What `work` returns, which is done within the budget; its peak is known afterwards."""
+    @contextmanager
+    def _unit(self) -> Generator[None]:
+        """Work inside is done within the budget; its peak is known afterwards."""
         self._govern()
         with self.memory.unit():
-            return work()
+            yield
 
     def _govern(self) -> None:
         """The smallest budget of the requests counts for all, since they share the networks."""
@@ -368,7 +365,8 @@ class Engine:
             return False
         until = time.perf_counter() + ENCODE_S
         while self._encoding:
-            self._unit(partial(self._encode_part, self._encoding[0]))
+            with self._unit():
+                self._encode_part(self._encoding[0])
             if time.perf_counter() >= until:
                 break
         return True
@@ -390,14 +388,21 @@ class Engine:
         elif number is not None:
             self._did(WorkEvent(kind="encode", seconds=time.perf_counter() - started, requests=(number,)))
 
+    def _denoise(self) -> bool:
+        if not self._batcher.busy:
+            return False
+        with self._unit():
+            return self._batcher.step()
+
     def _decode(self) -> bool:
         if not self._decoding:
             return False
-        (run, work), started = self._decoding.popleft(), time.perf_counter()
-        size = run.cells
-        work()
-        seconds = time.perf_counter() - started
-        self._did(WorkEvent(kind="decode", seconds=seconds, requests=(run.number,), size=size))
+        with self._unit():
+            (run, work), started = self._decoding.popleft(), time.perf_counter()
+            size = run.cells
+            work()
+            seconds = time.perf_counter() - started
+            self._did(WorkEvent(kind="decode", seconds=seconds, requests=(run.number,), size=size))
         return True
 
     def _shared(self, shared: Shared) -> None:
