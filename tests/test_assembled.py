@@ -2,8 +2,10 @@
 
 import json
 import logging
+import os
 import shutil
 import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -73,6 +75,18 @@ def test_it_is_put_together_once_and_anew_for_other_weights(described):
     assert [one.name for one in place.parent.iterdir()] == ["quick"], "no draft is left"
     (described / "README.md").write_text("# another\n")
     assert assembled(described) not in (None, place)
+
+
+def test_files_are_read_once_for_each_change(described, monkeypatch):
+    place, read = assembled(described), []
+    monkeypatch.setattr(Path, "read_bytes", lambda path, own=Path.read_bytes: read.append(path.name) or own(path))
+    assert assembled(described) == place
+    assert read == []
+    index = described / "model_index.json"
+    before = index.stat()
+    index.write_bytes(index.read_bytes().replace(b"LCM", b"TCD"))
+    os.utime(index, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert assembled(described) != place, "though its size and its time are the same"
 
 
 @pytest.mark.parametrize("name", ["emoji", "emoji-turbo"])

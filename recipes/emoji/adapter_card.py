@@ -3,11 +3,10 @@
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from textwrap import fill
 
-from recipes.emoji.card import CARD, LICENSE
+from recipes.emoji.card import CARD, LICENSE, write_license
 from recipes.emoji.styles import TILES
 from undertow.adapters.files.opened import open_adapter
 from undertow.adapters.kinds import identify
@@ -140,7 +139,7 @@ def ship_style(trained: Path, style: str, folder: Path) -> Path:
     weights = folder / f"{about.title}.safetensors"
     shutil.copy2(path, weights)
     write_text(card(about, size_bytes / 1e6, trained_as(notes)), weights.with_suffix(".md"))
-    _license(folder)
+    write_license(folder)
     return weights
 
 
@@ -187,9 +186,5 @@ SIL Open Font License 1.1, whose text is in `{LICENSE}`. The weights are under t
 def _described(folder: Path, about: About) -> Path:
     weights = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
     write_text(card(about, weights / 1e6), folder / CARD)
-    _license(folder)
+    write_license(folder)
     return folder
-
-
-def _license(folder: Path) -> None:
-    write_text((files("recipes.emoji") / LICENSE).read_text(encoding="utf-8"), folder / LICENSE)

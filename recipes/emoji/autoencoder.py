@@ -15,10 +15,10 @@ from undertow.checkpoints.files.atomic import read_json
 from undertow.checkpoints.files.model_folder import CONFIG, WEIGHTS
 from undertow.checkpoints.files.weights import open_weights
 from undertow.errors import ConfigError
-from undertow.pictures.pixels import from_uint8
+from undertow.pictures.pixels import from_uint8, to_uint8
 from undertow.training.fit import FitSettings, Progress, fit
 from undertow.training.log import StepRecord
-from undertow.training.randomness import generator_for, seed_for
+from undertow.training.randomness import generator_for, seed_for, seeded
 from undertow.vae.autoencoder import AutoencoderKL
 from undertow.vae.config import VAEConfig
 from undertow.vae.diffusers_config import vae_config_from_diffusers
@@ -86,8 +86,7 @@ def train_autoencoder(
     crop: pixels of a side of a random part of each picture, which is all that is learned from; `None` for whole
     pictures. start: an autoencoder to go on with, changed in place; `None` for random weights.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_for(settings.seed, "autoencoder"))
+    with seeded(settings.seed, "autoencoder"):
         vae = AutoencoderKL(config) if start is None else start.requires_grad_(True)
     vae = vae.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
@@ -136,9 +135,16 @@ def autoencoder_loss(
     posterior = vae.encode(x)
     mean, logvar = posterior.mean.float(), posterior.logvar.float()
     z = mean + torch.exp(0.5 * logvar) * torch.randn(mean.shape, generator=generator)
-    error = vae.decode(z).float() - x
     divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-    return error.abs().mean() + error.square().mean() + kl_weight * divergence
+    return picture_loss(vae.decode(z), x) + kl_weight * divergence
+
+
+def picture_loss(
+    decoded: Float[Tensor, "batch 3 height width"], x: Float[Tensor, "batch 3 height width"]
+) -> Float[Tensor, ""]:
+    """Mean absolute plus mean squared error."""
+    error = decoded.float() - x
+    return error.abs().mean() + error.square().mean()
 
 
 def change_looks(
@@ -172,6 +178,12 @@ def normalize_latents(vae: AutoencoderKL, x: Float[Tensor, "batch 3 height width
     encoder.bias[channels:] -= 2 * std.log()
     decoder.bias += F.conv2d(mean[None, :, None, None], decoder.weight)[0, :, 0, 0]
     decoder.weight *= std[None, :, None, None]
+
+
+@torch.no_grad()
+def rebuilt(vae: AutoencoderKL, pictures: UInt8[Tensor, "count 3 side side"]) -> UInt8[Tensor, "count 3 side side"]:
+    """Pictures as they come back from the autoencoder."""
+    return torch.cat([to_uint8(vae.decode(vae.encode(from_uint8(part)).mean)) for part in pictures.split(32)])
 
 
 @torch.no_grad()

@@ -48,8 +48,12 @@ def stage(name: str, networks: nn.Module, settings: FitSettings, folder: Path) -
 def write_card(folder: Path, stages: Sequence[Stage], edition: Edition) -> None:
     """Writes the card and the font's license into a model folder."""
     write_text(card(stages, edition), folder / CARD)
-    license_text = (files("recipes.emoji") / LICENSE).read_text(encoding="utf-8")
-    write_text(license_text, folder / LICENSE)
+    write_license(folder)
+
+
+def write_license(folder: Path) -> None:
+    """The font's."""
+    write_text((files("recipes.emoji") / LICENSE).read_text(encoding="utf-8"), folder / LICENSE)
 
 
 def write_figures(folder: Path, figures: str) -> None:

@@ -1,7 +1,6 @@
 """What the embedded model's ControlNet and image prompt learn from: scenes with their edge maps, and emoji with another
 picture of the same emoji as reference."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -11,13 +10,11 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from recipes.emoji.editions import FIRST, Edition
-from recipes.emoji.names import COLORS, EMOJI
+from recipes.emoji.folders import write_captioned, write_pictures
+from recipes.emoji.names import COLORS
 from recipes.emoji.render import Glyphs, draw_places, render
-from recipes.emoji.scenes import Scene, is_trained_color, spoken
-from undertow.checkpoints.files.atomic import write_text
+from recipes.emoji.scenes import Scene, draw_single, spoken
 from undertow.hints.edges import canny
-from undertow.training.captions import METADATA
-from undertow.training.figures import save_picture
 from undertow.training.paired_images import preprocess
 from undertow.training.randomness import seed_for
 
@@ -56,7 +53,7 @@ def draw_with_references(count: int, glyphs: Glyphs, *, edition: Edition = FIRST
     """Single emoji where the base was trained with them, each beside the same emoji elsewhere, on another color: a
     reference says what to draw, and neither where nor on what."""
     random = Random(seed_for(seed, "references"))
-    scenes = [_single(random) for _ in range(count)]
+    scenes = [draw_single(random) for _ in range(count)]
     return PairedData(
         pictures=torch.stack(
             [render(scene, draw_places(scene, random, edition.on_cells), glyphs, edition.side) for scene in scenes]
@@ -82,15 +79,5 @@ def on_color(color: str) -> str:
 def write_paired(data: PairedData, folder: Path, name_of_pairs: str) -> None:
     """Writes FOLDER/pictures with its captions, and FOLDER/NAME_OF_PAIRS with files of the same names, for `undertow
     train`."""
-    lines: list[str] = []
-    for index, (picture, other) in enumerate(zip(data.pictures, data.paired, strict=True)):
-        name = f"{index:05d}.png"
-        save_picture(picture, folder / "pictures" / name)
-        save_picture(other, folder / name_of_pairs / name)
-        lines.append(json.dumps({"file_name": name, "text": data.captions[index]}))
-    write_text("\n".join(lines) + "\n", folder / "pictures" / METADATA)
-
-
-def _single(random: Random) -> Scene:
-    name = random.choice(EMOJI)
-    return Scene(names=(name,), color=random.choice([color for color in COLORS if is_trained_color(name, color)]))
+    write_captioned(data.pictures, data.captions, folder / "pictures")
+    write_pictures(data.paired, folder / name_of_pairs)

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from recipes.emoji.autoencoder import picture_loss
 from recipes.emoji.editions import Edition
 from recipes.emoji.render import Glyphs
 from recipes.emoji.scenes import spoken
@@ -76,8 +77,7 @@ def train_decoder(
             z = vae.encode(batch.x).mean.float()
             count = len(batch.sigma)
             z = torch.cat([predicted(model, z[:count], batch), z[count:]])
-        error = vae.decode(z.to(memory_format=torch.channels_last)).float() - batch.x
-        return error.abs().mean() + error.square().mean()
+        return picture_loss(vae.decode(z.to(memory_format=torch.channels_last)), batch.x)
 
     recipe = {"edition": repr(edition), "predicted": PREDICTED, "levels": list(LEVELS)}
     trained = fit(

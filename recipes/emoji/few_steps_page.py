@@ -9,8 +9,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from recipes.emoji.few_steps import CAPTIONS, SEEDS, FewSteps
-from recipes.emoji.page import NO_NOTES, NOTES_SECTION
-from recipes.emoji.sections import find_section, section
+from recipes.emoji.sections import NOTES_SECTION, kept_notes, section, table
 from undertow.checkpoints.files.atomic import write_text
 from undertow.training.figures import save_grid
 
@@ -23,9 +22,8 @@ def write_page(
     """Writes OUT/turbo.md and its picture; returns the page. measured: the teacher first. sheet: a row of samples of
     each."""
     place = out / "turbo.md"
-    notes = find_section(place.read_text(encoding="utf-8"), NOTES_SECTION) if place.is_file() else None
     save_grid(sheet, len(sheet) // len(measured), out / PICTURE)
-    write_text(page(measured, machine, NO_NOTES if notes is None else notes), place)
+    write_text(page(measured, machine, kept_notes(place)), place)
     return place
 
 
@@ -42,7 +40,7 @@ teacher predicts in two, with guidance; then it is tuned to be consistent (ECT, 
 
     python -m recipes.emoji few-steps --prompts {count}
 
-{table(measured)}
+{comparison(measured)}
 
 Shares are of pictures that show all that was asked for, as on the [page of the model](emoji.md). In brackets: of the
 teacher's. "Recall" is the mean over all emoji of how often they are seen alone. "Spread" is the mean distance of two of
@@ -57,13 +55,12 @@ pictures to the nearest training rendering of their caption: root mean squares o
 """
 
 
-def table(measured: Sequence[FewSteps]) -> str:
+def comparison(measured: Sequence[FewSteps]) -> str:
     """A row each, compared with the first."""
     teacher = measured[0]
     names = [one.kind.name for one in teacher.kinds]
     head = ["model", "steps", *names, "recall", "spread", "to the nearest rendering", "seconds a picture"]
-    rows = [head, ["---"] * len(head), *(_row(one, teacher) for one in measured)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return table(head, [_row(one, teacher) for one in measured])
 
 
 def _row(one: FewSteps, teacher: FewSteps) -> list[str]:

@@ -13,13 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from recipes.emoji.autoencoder import change_looks, scenes_at
+from recipes.emoji.autoencoder import change_looks, picture_loss, scenes_at
 from recipes.emoji.editions import Edition
 from recipes.emoji.render import Glyphs
 from undertow.pictures.pixels import from_uint8
 from undertow.training.fit import FitSettings, Progress, fit
 from undertow.training.log import StepRecord
-from undertow.training.randomness import generator_for, seed_for
+from undertow.training.randomness import generator_for, seeded
 from undertow.vae.autoencoder import AutoencoderKL
 
 OFF = 0.5
@@ -54,8 +54,7 @@ def train_narrow_autoencoder(
     """The student: the teacher's architecture with a `narrower`-th of the channels."""
     teacher.requires_grad_(False)
     level_channels = tuple(channels // narrower for channels in teacher.config.level_channels)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_for(settings.seed, "narrow autoencoder"))
+    with seeded(settings.seed, "narrow autoencoder"):
         student = AutoencoderKL(replace(teacher.config, level_channels=level_channels))
     student = student.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
@@ -75,8 +74,7 @@ def train_narrow_autoencoder(
         posterior = student.encode(batch.x)
         off = (posterior.mean.float() - batch.mean).square().mean()
         off = off + 0.01 * (posterior.logvar.float() - batch.logvar).square().mean()
-        error = student.decode(batch.z.to(memory_format=torch.channels_last)).float() - batch.wanted
-        return error.abs().mean() + error.square().mean() + off
+        return picture_loss(student.decode(batch.z.to(memory_format=torch.channels_last)), batch.wanted) + off
 
     recipe = {"level_channels": list(level_channels), "edition": repr(edition), "off": [OFF, MOST_OFF]}
     trained = fit(

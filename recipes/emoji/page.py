@@ -12,7 +12,7 @@ from recipes.emoji.card import write_figures
 from recipes.emoji.editions import CRISP
 from recipes.emoji.evaluate import Measured, Shares, agreement
 from recipes.emoji.recipe import HELD_OUT_PICTURES
-from recipes.emoji.sections import find_section, section
+from recipes.emoji.sections import NOTES_SECTION, kept_notes, section, table
 from recipes.emoji.sheets import COLUMNS, SAMPLES, framed
 from undertow.checkpoints.files.atomic import write_text
 from undertow.engine.direct import SamplingSettings
@@ -24,9 +24,6 @@ MOST_DISAGREEMENT = 0.01
 CONFUSIONS = 8
 """Mistakes listed of each kind."""
 
-NOTES_SECTION = "tried"
-"""The section of the page that people write, and that a new evaluation keeps."""
-NO_NOTES = "Nobody has written yet what was tried."
 CURVES = {
     "autoencoder": "Autoencoder",
     "text_to_image": "Text encoder and U-Net",
@@ -56,7 +53,6 @@ def write_page(evaluation: Evaluation, out: Path, *, run: Path | None = None, ca
     gets the table.
     """
     place = out / "emoji.md"
-    before = place.read_text(encoding="utf-8") if place.is_file() else ""
     save_grid(evaluation.sheet, COLUMNS, out / "emoji.png")
     for index, one in enumerate(evaluation.measured):
         shown = framed(one.pictures[:SAMPLES], one.recognized.right[:SAMPLES])
@@ -65,8 +61,7 @@ def write_page(evaluation: Evaluation, out: Path, *, run: Path | None = None, ca
         assert run is not None
         save_loss_plot(read_records(run / stage / "log.jsonl"), out / _curve_name(stage))
     curves = [stage for stage in CURVES if (out / _curve_name(stage)).is_file()]
-    notes = find_section(before, NOTES_SECTION)
-    write_text(page(evaluation, curves, NO_NOTES if notes is None else notes), place)
+    write_text(page(evaluation, curves, kept_notes(place)), place)
     if card is not None:
         write_figures(card, f"{_conditions(evaluation)}\n\n{_table(evaluation)}")
     return place
@@ -124,7 +119,7 @@ def _conditions(evaluation: Evaluation) -> str:
 def _table(evaluation: Evaluation) -> str:
     peer = evaluation.diffusers
     head = ["", "wanted", "reached", *([] if peer is None else [peer.program])]
-    rows = [head, ["---"] * len(head)]
+    rows: list[list[str]] = []
     for index, one in enumerate(evaluation.measured):
         theirs = [] if peer is None else [f"{peer.right[index]:.1%}"]
         rows.append([f"{one.kind.name}: emoji", f"≥ {one.kind.least_right:.0%}", f"{one.right:.1%}", *theirs])
@@ -136,7 +131,7 @@ def _table(evaluation: Evaluation) -> str:
     if peer is not None:
         largest = agreement(evaluation.measured, peer)
         rows.append([f"largest difference to {peer.program}", f"≤ {MOST_DISAGREEMENT:.0%}", f"{largest:.1%}", ""])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return table(head, rows)
 
 
 def _verdict(evaluation: Evaluation) -> str:

@@ -27,6 +27,7 @@ from recipes.emoji.autoencoder import (
     normalize,
     psnr,
     read_autoencoder,
+    rebuilt,
     scenes_at,
     train_autoencoder,
     vae_config,
@@ -48,7 +49,7 @@ from recipes.emoji.text_to_image import (
 )
 from recipes.emoji.tokenizer import save_tokenizer
 from undertow.encoders.tokenizer import FolderTokenizer
-from undertow.pictures.pixels import from_uint8, to_uint8
+from undertow.pictures.pixels import from_uint8
 from undertow.training.figures import save_grid
 from undertow.training.fit import FitSettings, Progress
 from undertow.training.log import StepRecord
@@ -266,7 +267,7 @@ def train_emoji(
             glyphs,
             edition=recipe.edition,
             on_record=callbacks.on_record,
-            on_checkpoint=partial(_show_rebuilt, folder=out / "decoder", held_out=_held_out(glyphs, recipe)),
+            on_checkpoint=partial(_show_rebuilt, folder=out / "decoder", unseen=held_out(glyphs, recipe.edition)),
         )
     stages = (
         *([] if autoencoder else [stage("autoencoder", vae, recipe.autoencoder, out / "autoencoder")]),
@@ -279,7 +280,7 @@ def train_emoji(
 
 def autoencoder_stages(out: Path, recipe: EmojiRecipe, glyphs: Glyphs, callbacks: Callbacks) -> AutoencoderKL:
     """Stage 1, on parts of pictures and then on whole ones where the recipe says so: latents are normalized."""
-    held_out = _held_out(glyphs, recipe)
+    unseen = held_out(glyphs, recipe.edition)
     vae, learned = None, out / "autoencoder"
     for name, settings, crop in (
         ("autoencoder", recipe.autoencoder, recipe.crop),
@@ -298,26 +299,25 @@ def autoencoder_stages(out: Path, recipe: EmojiRecipe, glyphs: Glyphs, callbacks
                 start=vae,
                 kl_weight=recipe.kl_weight,
                 on_record=callbacks.on_record,
-                on_checkpoint=partial(_show_rebuilt, folder=learned, held_out=held_out),
+                on_checkpoint=partial(_show_rebuilt, folder=learned, unseen=unseen),
             )
     assert vae is not None
     normalize(vae, glyphs, recipe.edition)
-    (learned / "psnr.txt").write_text(f"{psnr(vae, from_uint8(held_out)):.2f} dB\n", encoding="utf-8")
+    (learned / "psnr.txt").write_text(f"{psnr(vae, from_uint8(unseen)):.2f} dB\n", encoding="utf-8")
     return vae
 
 
-def _held_out(glyphs: Glyphs, recipe: EmojiRecipe) -> UInt8[Tensor, "count 3 side side"]:
-    return scenes_at("held out", 0, HELD_OUT_PICTURES, glyphs, recipe.edition)
+def held_out(glyphs: Glyphs, edition: Edition) -> UInt8[Tensor, "count 3 side side"]:
+    """Pictures that no autoencoder is trained with."""
+    return scenes_at("held out", 0, HELD_OUT_PICTURES, glyphs, edition)
 
 
-def _show_rebuilt(progress: Progress, folder: Path, held_out: UInt8[Tensor, "count 3 side side"]) -> None:
-    vae, few = progress.network, held_out[:32]
+def _show_rebuilt(progress: Progress, folder: Path, unseen: UInt8[Tensor, "count 3 side side"]) -> None:
+    vae, few = progress.network, unseen[:32]
     assert isinstance(vae, AutoencoderKL)
-    with torch.no_grad():
-        rebuilt = to_uint8(vae.decode(vae.encode(from_uint8(few)).mean))
-    save_grid(torch.cat([few, rebuilt]), 16, folder / "samples" / f"step-{progress.step:06d}.png")
+    save_grid(torch.cat([few, rebuilt(vae, few)]), 16, folder / "samples" / f"step-{progress.step:06d}.png")
     with (folder / "psnr.jsonl").open("a", encoding="utf-8") as log:
-        figure = round(psnr(vae, from_uint8(held_out[:MEASURED_OFTEN])), 3)
+        figure = round(psnr(vae, from_uint8(unseen[:MEASURED_OFTEN])), 3)
         log.write(json.dumps({"step": progress.step, "psnr": figure}) + "\n")
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from recipes.emoji.names import COLORS, EMOJI
-from recipes.emoji.render import PAIR_SIZES, SIDE, SINGLE_SIZES, Glyphs, strips
+from recipes.emoji.render import PAIR_SIZES, SIDE, SINGLE_SIZES, Glyphs, strips, to_bytes
 from recipes.emoji.scenes import Scene
 
 BORDER = 2
@@ -73,12 +73,17 @@ def reduced(pictures: UInt8[Tensor, "count 3 _side _side"]) -> UInt8[Tensor, "co
 
 def background(pictures: UInt8[Tensor, "count 3 height width"]) -> list[str]:
     """The named color nearest to the median of each picture's border."""
-    edge = torch.ones(pictures.shape[-2:], dtype=torch.bool)
-    edge[BORDER:-BORDER, BORDER:-BORDER] = False
-    border = pictures[:, :, edge].float().median(-1).values
+    border = border_color(pictures)
     colors = torch.tensor(list(COLORS.values()), dtype=torch.float32)
     names = list(COLORS)
     return [names[index] for index in (border[:, None] - colors).square().sum(-1).argmin(-1).tolist()]
+
+
+def border_color(pictures: UInt8[Tensor, "count 3 height width"]) -> Float[Tensor, "count 3"]:
+    """The median of each picture's border, in each channel."""
+    edge = torch.ones(pictures.shape[-2:], dtype=torch.bool)
+    edge[BORDER:-BORDER, BORDER:-BORDER] = False
+    return pictures[:, :, edge].float().median(-1).values
 
 
 def nearest_emoji(
@@ -122,7 +127,7 @@ def _distances(
     templates = glyph[:, :3] - glyph[:, 3:] * base
     if style is not None:
         around = (MARGIN,) * 4
-        plain = (F.pad(templates, around) + base).mul(255).round().clamp(0, 255).to(torch.uint8)
+        plain = to_bytes(F.pad(templates, around) + base)
         templates, offset = style(plain, SIDE) / 255 - base, F.pad(offset, around)
     overlap = F.conv2d(offset, templates).amax((2, 3))
     return templates.square().sum((1, 2, 3)) - 2 * overlap

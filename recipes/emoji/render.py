@@ -153,7 +153,16 @@ def render(scene: Scene, places: Sequence[Place], glyphs: Glyphs, side: int = SI
     """The scene with each emoji at its place, later ones in front."""
     picture = (torch.tensor(COLORS[scene.color]) / 255)[:, None, None].repeat(1, side, side)
     for name, place in zip(scene.names, places, strict=True):
-        glyph = glyphs.at(name, place.size)
-        window = picture[:, place.top : place.top + place.size, place.left : place.left + place.size]
-        window.mul_(1 - glyph[3]).add_(glyph[:3])
-    return picture.mul(255).round().clamp(0, 255).to(torch.uint8)
+        lay(glyphs.at(name, place.size), picture, place)
+    return to_bytes(picture)
+
+
+def lay(glyph: Float[Tensor, "4 size size"], picture: Float[Tensor, "3 height width"], place: Place) -> None:
+    """Lays a glyph of premultiplied color over a picture, in place."""
+    window = picture[:, place.top : place.top + place.size, place.left : place.left + place.size]
+    window.mul_(1 - glyph[3]).add_(glyph[:3])
+
+
+def to_bytes(shares: Float[Tensor, "*any"]) -> UInt8[Tensor, "*any"]:
+    """Shares of full brightness, in [0, 1], as bytes; what lies outside is clamped."""
+    return shares.mul(255).round().clamp(0, 255).to(torch.uint8)

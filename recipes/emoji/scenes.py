@@ -89,13 +89,18 @@ def draw_training_scene(random: Random, mix: Mix = UP_TO_TWO) -> Scene:
     """A scene that training may contain: no two of its emoji are a pair that is kept out."""
     share = random.random()
     if share < mix.singles:
-        name = random.choice(EMOJI)
-        return Scene(names=(name,), color=_trained_color(random, name))
+        return draw_single(random)
     count = 2 if share < 1 - mix.triples else 3
     while True:
         names = tuple(random.sample(EMOJI, count))
         if all(is_trained_pair(*pair) for pair in combinations(names, 2)):
             return Scene(names=names, color=_trained_color(random, *names), relation=random.choice(RELATIONS))
+
+
+def draw_single(random: Random) -> Scene:
+    """A scene of one emoji that training may contain."""
+    name = random.choice(EMOJI)
+    return Scene(names=(name,), color=_trained_color(random, name))
 
 
 def draw_pair_kept_out(random: Random) -> Scene:

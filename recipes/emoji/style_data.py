@@ -14,26 +14,23 @@ copies what was trained to FOLDER/line-drawing.safetensors and FOLDER/mosaic.saf
 """
 
 import argparse
-import json
 from pathlib import Path
 from random import Random
 
 import torch
 
 from recipes.emoji.adapter_card import ship_style
+from recipes.emoji.autoencoder import rebuilt
 from recipes.emoji.editions import CRISP, FIRST, Edition
+from recipes.emoji.folders import write_captioned
 from recipes.emoji.recognize import recognize
 from recipes.emoji.render import FONT, Glyphs
 from recipes.emoji.scenes import Scene
 from recipes.emoji.styles import STYLES, Style, separation
-from undertow.checkpoints.files.atomic import write_text
 from undertow.checkpoints.read.model_loading import load_model
-from undertow.pictures.pixels import from_uint8, to_uint8
-from undertow.training.captions import METADATA
-from undertow.training.figures import save_grid, save_picture
+from undertow.training.figures import save_grid
 from undertow.training.randomness import seed_for
 
-BATCH_SIZE = 32
 SHOWN = 16
 
 COMMAND = (
@@ -65,14 +62,14 @@ def main() -> None:
     glyphs = Glyphs(options.font)
     glyphs.require()
     scenes, plain = draw_scenes(options.pictures, glyphs, CRISP if options.crisp else FIRST)
-    rebuilt = None if options.model is None else Rebuild(options.model)
+    vae = None if options.model is None else load_model(options.model, dtype=torch.float32).require_vae()
     print("| style | pictures | separation from plain | emoji recognized |\n|---|---|---|---|")
     for style in STYLES.values():
         styled = style.apply(plain)
-        write_folder(options.out / file_name(style), styled, scenes)
+        write_captioned(styled, [scene.caption for scene in scenes], options.out / file_name(style))
         measure(style, "rendered", styled, plain, scenes, glyphs)
-        if rebuilt is not None:
-            measure(style, "through the autoencoder", rebuilt(styled), rebuilt(plain), scenes, glyphs)
+        if vae is not None:
+            measure(style, "through the autoencoder", rebuilt(vae, styled), rebuilt(vae, plain), scenes, glyphs)
     sheet = torch.cat([plain[:SHOWN], *(style.apply(plain[:SHOWN]) for style in STYLES.values())])
     save_grid(sheet, SHOWN, options.out / "styles.png")
     print(f"written: {options.out}")
@@ -88,28 +85,6 @@ def file_name(style: Style) -> str:
 def draw_scenes(count: int, glyphs: Glyphs, edition: Edition = FIRST) -> tuple[list[Scene], torch.Tensor]:
     """Training scenes, and their pictures."""
     return edition.draw(Random(seed_for(0, "styles")), count, glyphs, edition.on_cells)
-
-
-def write_folder(folder: Path, pictures: torch.Tensor, scenes: list[Scene]) -> None:
-    """A folder that `undertow train lora --images` reads."""
-    lines = []
-    for index, (picture, scene) in enumerate(zip(pictures, scenes, strict=True)):
-        name = f"{index:04d}.png"
-        save_picture(picture, folder / name)
-        lines.append(json.dumps({"file_name": name, "text": scene.caption}))
-    write_text("\n".join(lines) + "\n", folder / METADATA)
-
-
-class Rebuild:
-    """Pictures through the autoencoder of a pipeline folder."""
-
-    def __init__(self, folder: Path):
-        self.vae = load_model(folder, dtype=torch.float32).require_vae()
-
-    @torch.no_grad()
-    def __call__(self, pictures: torch.Tensor) -> torch.Tensor:
-        batches = pictures.split(BATCH_SIZE)
-        return torch.cat([to_uint8(self.vae.decode(self.vae.encode(from_uint8(batch)).mean)) for batch in batches])
 
 
 def measure(

@@ -11,6 +11,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from recipes.emoji.recognize import border_color
+from recipes.emoji.render import to_bytes
+
 Scenes = UInt8[Tensor, "count 3 height width"]
 
 INK = (24, 24, 32)
@@ -31,16 +34,13 @@ TILES = 16
 TINY = 1e-6
 """In the place of 0, for pictures of nothing but background."""
 
-BORDER = 2
-"""Pixels along the edge whose median is the background."""
-
 
 def line_drawing(pictures: Scenes, side: int | None = None) -> Scenes:  # noqa: ARG001
     """Dark lines where the picture changes, and its colors, paler, between them. side: no matter, lines are of one
     width in all pictures."""
     strength = ((_gradient(pictures) - FAINT) / (STRONG - FAINT)).clamp(0, 1)[:, None]
     tinted = torch.lerp(_paper(pictures), pictures / 255, TINT)
-    return _to_bytes(torch.lerp(tinted, _ink(), strength))
+    return to_bytes(torch.lerp(tinted, _ink(), strength))
 
 
 def mosaic(pictures: Scenes, side: int | None = None) -> Scenes:
@@ -49,7 +49,7 @@ def mosaic(pictures: Scenes, side: int | None = None) -> Scenes:
     height, width = pictures.shape[2:]
     tile = (side or width) // TILES
     tiles = F.avg_pool2d(pictures / 255, tile, ceil_mode=True)
-    return _to_bytes(tiles.repeat_interleave(tile, 2).repeat_interleave(tile, 3)[:, :, :height, :width])
+    return to_bytes(tiles.repeat_interleave(tile, 2).repeat_interleave(tile, 3)[:, :, :height, :width])
 
 
 def line_share(pictures: Scenes) -> Float[Tensor, "count"]:
@@ -115,15 +115,9 @@ def _gradient(pictures: Scenes) -> Float[Tensor, "count height width"]:
 
 
 def _paper(pictures: Scenes) -> Float[Tensor, "count 3 1 1"]:
-    """The background: the median of the border, in each channel."""
-    edge = torch.ones(pictures.shape[-2:], dtype=torch.bool)
-    edge[BORDER:-BORDER, BORDER:-BORDER] = False
-    return pictures[:, :, edge].float().median(-1).values[..., None, None] / 255
+    """The background."""
+    return border_color(pictures)[..., None, None] / 255
 
 
 def _ink() -> Float[Tensor, "3 1 1"]:
     return torch.tensor(INK)[:, None, None] / 255
-
-
-def _to_bytes(values: Float[Tensor, "count 3 height width"]) -> Scenes:
-    return values.mul(255).round().clamp(0, 255).to(torch.uint8)

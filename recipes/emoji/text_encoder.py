@@ -20,7 +20,7 @@ from recipes.emoji.text_to_image import OUTPUT_SELECTION, Asked, token_ids, with
 from undertow.encoders.clip import TextEncoder
 from undertow.training.fit import FitSettings, fit
 from undertow.training.log import StepRecord
-from undertow.training.randomness import seed_for
+from undertow.training.randomness import seed_for, seeded
 
 ANSWERS = (len(EMOJI), len(EMOJI) + 1, len(COLORS) + 1, len(RELATIONS) + 1)
 """Classes of the four questions: the emoji at the left or top, the next or none, background or not said, relation or
@@ -58,8 +58,7 @@ def train_text_encoder(
     on_record: Callable[[StepRecord], None] = lambda record: None,
 ) -> None:
     """Trains `text` in place."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_for(settings.seed, "answers"))
+    with seeded(settings.seed, "answers"):
         reader = CaptionClassifier(text, mix)
 
     def batch_at(step: int) -> tuple[Tensor, Tensor]:

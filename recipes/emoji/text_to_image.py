@@ -25,7 +25,7 @@ from undertow.training.fit import FitSettings, Progress, fit
 from undertow.training.log import StepRecord
 from undertow.training.objective import Example, Objective, TruncatedSNRWeighting
 from undertow.training.precision import autocast
-from undertow.training.randomness import generator_for, seed_for
+from undertow.training.randomness import generator_for, seed_for, seeded
 from undertow.training.timesteps import LogitNormalTimesteps
 from undertow.unet.conditioning import Conditioning
 from undertow.unet.config import UNetConfig
@@ -144,8 +144,7 @@ def new_model(unet: UNetConfig, *, layers: int, heads: int, tokenizer: Tokenizer
         vocabulary=tokenizer.eos + 1,  # the last of its tokens
         positions=POSITIONS,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_for(seed, "text to image"))
+    with seeded(seed, "text to image"):
         text = TextEncoder.from_tensors("clip_l", random_clip(clip), config=clip, tokenizer=tokenizer)
         network = UNet(unet).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         return TextToImage(text.requires_grad_(True), network)

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from recipes.emoji.names import EMOJI
-from recipes.emoji.render import SIDE, Glyphs
+from recipes.emoji.render import SIDE, Glyphs, Place, lay, to_bytes
 from undertow.checkpoints.files.atomic import write_text
 from undertow.checkpoints.files.weights import write_tensors
 from undertow.encoders.image import ImageEncoder, random_image_encoder
@@ -22,7 +22,7 @@ from undertow.encoders.image_config import ClipVisionConfig
 from undertow.encoders.image_pixels import Preprocessing
 from undertow.training.fit import FitSettings, fit
 from undertow.training.log import StepRecord
-from undertow.training.randomness import generator_for, seed_for
+from undertow.training.randomness import generator_for, seeded
 
 CONFIG = ClipVisionConfig(
     width=128,
@@ -63,8 +63,7 @@ class EmojiClassifier(nn.Module):
 
 def new_classifier(seed: int = 0) -> EmojiClassifier:
     """With random weights that learn."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_for(seed, "vision"))
+    with seeded(seed, "vision"):
         encoder = ImageEncoder.from_tensors(random_image_encoder(CONFIG), CONFIG, dtype=torch.float32)
         return EmojiClassifier(encoder.requires_grad_(True))
 
@@ -106,9 +105,8 @@ def varied(generator: torch.Generator, count: int, glyphs: Glyphs) -> Batch:
     for picture, name in zip(pictures, names.tolist(), strict=True):
         size = SIZES[int(torch.randint(len(SIZES), (), generator=generator))]
         left, top = torch.randint(SIDE - size + 1, (2,), generator=generator).tolist()
-        glyph = glyphs.at(EMOJI[name], size)
-        picture[:, top : top + size, left : left + size].mul_(1 - glyph[3]).add_(glyph[:3])
-    return (_degraded(pictures, generator) * 255).round().clamp(0, 255).to(torch.uint8), names
+        lay(glyphs.at(EMOJI[name], size), picture, Place(size=size, left=left, top=top))
+    return to_bytes(_degraded(pictures, generator)), names
 
 
 def write_vision(encoder: ImageEncoder, folder: Path) -> Path:

@@ -10,7 +10,7 @@ import atexit
 import json
 import logging
 import shutil
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from tempfile import mkdtemp
@@ -154,5 +154,18 @@ def _merged(weight: "NDArray[Any]", up: "NDArray[Any]", down: "NDArray[Any]", al
 def _key(base: Path, lora: Path, folder: Path) -> str:
     """Another one for other files, whichever version brought them."""
     own = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    known = f"{_sizes(base)} {(base / UNET).stat().st_mtime_ns}"
-    return blake2b(b"".join(path.read_bytes() for path in (lora, *own)) + known.encode(), digest_size=8).hexdigest()
+    hashed = _hash_of(tuple((path, _state(path)) for path in (lora, *own))).copy()
+    hashed.update(f"{_sizes(base)} {(base / UNET).stat().st_mtime_ns}".encode())
+    return hashed.hexdigest()
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """What changes with every change of a file, also where its size and time are set back."""
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+
+
+@lru_cache(8)
+def _hash_of(files: tuple[tuple[Path, tuple[int, ...]], ...]) -> blake2b:
+    """Of what is in files, which are read once for each state: models are looked up several times in a request."""
+    return blake2b(b"".join(path.read_bytes() for path, _ in files), digest_size=8)

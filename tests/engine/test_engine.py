@@ -73,6 +73,15 @@ def test_the_budget_holds_in_every_part_of_an_encoding(engine, monkeypatch):
     assert set(held[1:]) == {10**12}
 
 
+def test_a_kind_that_has_no_work_begins_no_unit(engine, monkeypatch):
+    begun, own = [], engine.memory.unit
+    monkeypatch.setattr(engine.memory, "unit", lambda: begun.append("unit") or own())
+    engine.watchers.append(lambda event: begun.append(event.kind))
+    engine.submit(asked(1)).result()
+    drawn = begun[begun.index("denoise") - 1 :]
+    assert drawn == ["unit", "denoise"] * (len(drawn) // 2 - 1) + ["unit", "decode"]
+
+
 def test_kinds_of_work_take_turns(engine, monkeypatch):
     """While one request is denoised another is encoded and a third decoded: no unit does two things, unless the first
     is short."""

@@ -385,6 +385,31 @@ def test_a_log_serves_one_run(service, asked, undisturbed):
         engine.submit(asked, options=SIX, outcomes=log)
 
 
+def test_a_new_log_is_of_the_request_that_it_is_submitted_with(service, asked):
+    engine, buffer = engine_over(service), bytearray()
+    drawn = engine.submit(asked, options=SIX, outcomes=OutcomeLog(sink=buffer.extend)).result()
+    log = OutcomeLog.read(bytes(buffer), engine.fingerprint(asked, options=SIX))
+    again = engine.submit(asked, options=SIX, outcomes=log).result()
+    assert torch.equal(again.latents, drawn.latents)
+    assert again.report.rows == 0
+    with pytest.raises(InvalidInput, match="rows of a forward was 6, and is any"):
+        OutcomeLog.read(bytes(buffer), engine.fingerprint(asked))
+
+
+def test_where_each_is_apart_a_log_of_something_else_fails_its_own_request(service, asked):
+    engine = engine_over(service)
+    foreign, new = OutcomeLog(engine.fingerprint(asked)), OutcomeLog()
+    with pytest.raises(InvalidInput, match="a log of something else"):
+        engine.submit_together([asked, asked], options=SIX, outcomes=[foreign, new])
+    failed, drawn = engine.submit_together([asked, asked], options=SIX, outcomes=[foreign, new], apart=True)
+    with pytest.raises(InvalidInput, match="a log of something else"):
+        failed.result()
+    assert len(drawn.result().images) == 2
+    (alone,) = engine.submit_together([asked], options=SIX, outcomes=[foreign], apart=True)
+    assert alone.done
+    engine.run()
+
+
 def test_a_replay_that_asks_for_something_else_is_noticed(service, asked, undisturbed):
     """As it would on a machine whose fingerprint is the same and whose numbers are not."""
     engine, other = engine_over(service), replace(asked, seed=6)

@@ -46,8 +46,11 @@ def test_jobs_of_an_older_version_go_on_in_this_one(tmp_path):
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "0001")
+        connection.execute(text("INSERT INTO costs (model, device, costs) VALUES ('emoji', 'cpu', '{}')"))
     engine.dispose()
     store = Store.open(url)
+    assert store.costs.all() == {}, "nobody knows in how many threads they were measured"
+    store.costs.put("emoji", "cpu", "2 threads", {"load": [1.0, 1]})
     store.submit(a_job())
     store.claim("w1", lambda waiting: [waiting[0].id], 30.0)
     assert [job.attempt for job in store.expire_leases("w1")] == [1]

@@ -119,10 +119,9 @@ def _drawing(
 
 
 def _psnr(vae: "AutoencoderKL", glyphs: "Glyphs") -> float:
-    from recipes.emoji.autoencoder import psnr, scenes_at
+    from recipes.emoji.autoencoder import psnr
     from recipes.emoji.editions import edition_of
-    from recipes.emoji.recipe import HELD_OUT_PICTURES
+    from recipes.emoji.recipe import held_out
     from undertow.pictures.pixels import from_uint8
 
-    edition = edition_of(vae.config.sample_size)
-    return psnr(vae, from_uint8(scenes_at("held out", 0, HELD_OUT_PICTURES, glyphs, edition)))
+    return psnr(vae, from_uint8(held_out(glyphs, edition_of(vae.config.sample_size))))

@@ -6,8 +6,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from functools import partial
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -33,8 +31,6 @@ from undertow.memory.keeper import Keeper
 from undertow.unet.runner import EAGER, Runner
 
 logger = logging.getLogger(__name__)
-
-Worked = TypeVar("Worked")
 
 PAUSE_S = 0.1
 """Before the engine's own thread goes on after an interruption, so that one that repeats takes no processor."""
@@ -168,10 +164,18 @@ class Engine:
         chosen = [given] * len(requests) if isinstance(given, RunOptions) else given
         observers = [None] * len(requests) if observers is None else observers
         logs = [None] * len(requests) if outcomes is None else outcomes
-        claimed = [
-            no_log() if log is None else log.claim(self.fingerprint(request, options=own, latents=latents))
-            for request, log, own in zip(requests, logs, chosen, strict=True)
-        ]
+        claimed: list[OutcomeLog] = []
+        wrong: dict[int, Exception] = {}
+        for index, (request, log, own) in enumerate(zip(requests, logs, chosen, strict=True)):
+            try:
+                claimed.append(
+                    no_log() if log is None else log.claim(self.fingerprint(request, options=own, latents=latents))
+                )
+            except Exception as error:  # a log of something else, or a file that cannot be read any more
+                if not apart:
+                    raise
+                claimed.append(no_log())
+                wrong[index] = error
         numbers = range(self._submitted, self._submitted + len(requests)) if numbers is None else numbers
         with self._changed:
             if self._closed:
@@ -182,6 +186,8 @@ class Engine:
                     numbers, requests, chosen, observers, claimed, strict=True
                 )
             ]
+            for index, error in wrong.items():
+                runs[index].fail(error)
             self._submitted += len(runs)
             self._runs += runs
             self._encoding.append(Group(runs=runs, apart=apart))
@@ -329,7 +335,7 @@ class Engine:
         """The kinds of work take turns; a kind that has none passes on. Where networks come and go, a kind goes on
         until it has no more."""
         self._drop_cancelled()
-        kinds = (self._encode, partial(self._unit, self._batcher.step), partial(self._unit, self._decode))
+        kinds = (self._encode, self._denoise, self._decode)
         for _ in kinds:
             kind, place = kinds[self._turn], self._turn
             self._turn = (self._turn + 1) % len(kinds)
@@ -339,11 +345,12 @@ class Engine:
                 return True
         return False
 
-    def _unit(self, work: Callable[[], Worked]) -> Worked:
-        """What `work` returns, which is done within the budget; its peak is known afterwards."""
+    @contextmanager
+    def _unit(self) -> Generator[None]:
+        """Work inside is done within the budget; its peak is known afterwards."""
         self._govern()
         with self.memory.unit():
-            return work()
+            yield
 
     def _govern(self) -> None:
         """The smallest budget of the requests counts for all, since they share the networks."""
@@ -358,7 +365,8 @@ class Engine:
             return False
         until = time.perf_counter() + ENCODE_S
         while self._encoding:
-            self._unit(partial(self._encode_part, self._encoding[0]))
+            with self._unit():
+                self._encode_part(self._encoding[0])
             if time.perf_counter() >= until:
                 break
         return True
@@ -380,14 +388,21 @@ class Engine:
         elif number is not None:
             self._did(WorkEvent(kind="encode", seconds=time.perf_counter() - started, requests=(number,)))
 
+    def _denoise(self) -> bool:
+        if not self._batcher.busy:
+            return False
+        with self._unit():
+            return self._batcher.step()
+
     def _decode(self) -> bool:
         if not self._decoding:
             return False
-        (run, work), started = self._decoding.popleft(), time.perf_counter()
-        size = run.cells
-        work()
-        seconds = time.perf_counter() - started
-        self._did(WorkEvent(kind="decode", seconds=seconds, requests=(run.number,), size=size))
+        with self._unit():
+            (run, work), started = self._decoding.popleft(), time.perf_counter()
+            size = run.cells
+            work()
+            seconds = time.perf_counter() - started
+            self._did(WorkEvent(kind="decode", seconds=seconds, requests=(run.number,), size=size))
         return True
 
     def _shared(self, shared: Shared) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def fingerprint_of(
     """
     unet = model.require_unet()
     parts = {
-        "undertow": version("undertow"),
+        "undertow": _own_version(),
         "machine": _machine(unet.device),
         "number types": _number_types(model),
         "runner": _runner(limits.runner(runner)),
@@ -91,6 +92,12 @@ def fingerprint_of(
     parts |= {f"adapter {title}": value for title, value in _adapters(request, manager)}
     parts |= {f"textual inversion {name}": value for name, value in _embeddings(request, model)}
     return Fingerprint(parts=parts)
+
+
+@cache
+def _own_version() -> str:
+    """Which is read from a file, as everything else takes together."""
+    return version("undertow")
 
 
 def _runner(runner: Runner) -> str:

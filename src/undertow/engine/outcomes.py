@@ -39,8 +39,9 @@ Sink = Callable[[bytes], object]
 class OutcomeLog:
     """The log of one request, for one run of it.
 
-    fingerprint: of the request, by `Engine.fingerprint`. sink: called with the bytes of each record as it comes, by the
-    thread that works; what it raises fails the request. `None` records nothing.
+    fingerprint: of the request, by `Engine.fingerprint`; of a new log `None` may stand for that of the request which it
+    is submitted with. sink: called with the bytes of each record as it comes, by the thread that works; what it raises
+    fails the request. `None` records nothing.
 
         fingerprint = engine.fingerprint(request, options=options)
         with path.open("ab") as file:
@@ -50,7 +51,7 @@ class OutcomeLog:
     """
 
     @checked
-    def __init__(self, fingerprint: Fingerprint, sink: Sink | None = None):
+    def __init__(self, fingerprint: Fingerprint | None = None, sink: Sink | None = None):
         self.fingerprint = fingerprint
         self.whole_bytes = 0
         """Of the data that it was read from, what is to be kept; what is appended belongs behind that."""
@@ -92,12 +93,13 @@ class OutcomeLog:
     def claim(self, fingerprint: Fingerprint) -> "OutcomeLog":
         """The log itself, for the run that it is given to. Errors: `InvalidInput` for another request, and the second
         time."""
-        fingerprint.require(self.fingerprint)
+        if self.fingerprint is not None:
+            fingerprint.require(self.fingerprint)
         if self._taken:
             raise InvalidInput(
                 "outcomes", "a log in use", "one for each run of a request", "read it again from its bytes"
             )
-        self._taken = True
+        self._taken, self.fingerprint = True, fingerprint
         return self
 
     def picture(self, index: int) -> "PictureOutcomes":
@@ -119,6 +121,7 @@ class OutcomeLog:
     def append(self, record: Answered | Enlarged | Decoded | GaveWay) -> None:
         if self._sink is None:
             return
+        assert self.fingerprint is not None  # claimed before anything is answered
         start = b"" if self.whole_bytes else MAGIC + framed(Begun(fingerprint=self.fingerprint))
         content = start + framed(record)
         self._sink(content)

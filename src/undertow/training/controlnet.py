@@ -35,7 +35,7 @@ from undertow.training.examples import (
 from undertow.training.fit import FitSettings
 from undertow.training.log import StepRecord
 from undertow.training.low_rank import frozen
-from undertow.training.randomness import seed_for
+from undertow.training.randomness import seeded
 from undertow.unet.blocks import Checkpointing
 from undertow.unet.conditioning import Ports, Residuals
 from undertow.unet.unet import UNet
@@ -114,8 +114,7 @@ def new_control(model: LoadedModel, *, hint_in: int = 3, seed: int = 0) -> Contr
     """Returns a ControlNet whose outputs are zero, for hints of the size of the model's pictures."""
     halvings = model.require_vae().config.factor.bit_length() - 1
     widths = (HINT_CHANNELS + HINT_CHANNELS[-1:] * halvings)[: halvings + 1]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_for(seed, "hint embedding"))
+    with seeded(seed, "hint embedding"):
         return ControlNet.from_unet(model.require_unet(), widths, hint_in=hint_in)
 
 

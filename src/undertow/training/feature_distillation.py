@@ -15,7 +15,7 @@ from undertow.errors import ConfigError
 from undertow.shapes import Latents
 from undertow.training.distillation_losses import drawn_sigmas
 from undertow.training.objective import Weighting
-from undertow.training.randomness import seed_for
+from undertow.training.randomness import seeded
 from undertow.training.teacher import DistillationBatch, TeacherAndStudent
 from undertow.unet.blocks import Stage
 from undertow.unet.config import UNetConfig
@@ -92,8 +92,7 @@ def new_student(config: UNetConfig, teacher: UNet, seed: int, start: UNet | None
     """The student before training. start: a U-Net of this config, whose weights it begins with; without one, it begins
     with those of the teacher's that it has too. Errors: `ConfigError`."""
     require_student(config, teacher.config)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_for(seed, "student"))
+    with seeded(seed, "student"):
         unet = UNet(config)
         own, known = unet.state_dict(), (teacher if start is None else start).state_dict()
         shared = {name: known[name] for name in own.keys() & known.keys() if known[name].shape == own[name].shape}

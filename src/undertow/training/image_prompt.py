@@ -41,7 +41,7 @@ from undertow.training.examples import (
 from undertow.training.fit import FitSettings
 from undertow.training.log import StepRecord
 from undertow.training.low_rank import frozen
-from undertow.training.randomness import seed_for
+from undertow.training.randomness import seeded
 from undertow.unet.blocks import Checkpointing
 from undertow.unet.conditioning import Ports
 from undertow.unet.unet import UNet
@@ -138,8 +138,7 @@ def train_image_prompt(
 def new_image_prompt(unet: UNet, encoder: ImageEncoder, settings: ImagePromptSettings) -> ImagePrompt:
     """Returns a new image prompt for the features of this encoder."""
     pooled = settings.variant == "base"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_for(settings.fit.seed, "image prompt"))
+    with seeded(settings.fit.seed, "image prompt"):
         return ImagePrompt.new(
             unet,
             encoder.pooled_dim if pooled else encoder.hidden_dim,

@@ -21,7 +21,7 @@ from undertow.training.log import StepRecord
 from undertow.training.objective import Example, Objective
 from undertow.training.optimizer import freeze
 from undertow.training.pixel_files import PixelFiles
-from undertow.training.randomness import seed_for
+from undertow.training.randomness import seeded
 from undertow.training.run_folder import OF_MODEL, RunFolder
 from undertow.training.training_state import find_step, saved_steps
 from undertow.unet.conditioning import Conditioning
@@ -88,8 +88,7 @@ def new_network(config: TrainingConfig) -> UNet:
     """Returns the network before the first step: randomly initialized from the seed, or loaded from `start_from`.
     Errors: `ConfigError`; `CheckpointError` and its kinds."""
     if config.start_from is None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_for(config.seed, "weights"))
+        with seeded(config.seed, "weights"):
             return UNet(config.unet)
     unet = load_unet_folder(config.start_from, dtype=torch.float32)
     if unet.config != config.unet:

@@ -2,6 +2,8 @@
 restore, and a resumed run draws exactly what the uninterrupted one would have drawn."""
 
 import hashlib
+from collections.abc import Generator
+from contextlib import contextmanager
 
 import torch
 
@@ -15,6 +17,14 @@ def seed_for(seed: int, purpose: str, *indices: int) -> int:
 def generator_for(seed: int, purpose: str, *indices: int) -> torch.Generator:
     """A CPU generator with that seed."""
     return torch.Generator().manual_seed(seed_for(seed, purpose, *indices))
+
+
+@contextmanager
+def seeded(seed: int, purpose: str) -> Generator[None]:
+    """Inside, PyTorch's own random numbers of the CPU are those of that seed, such as of new weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(seed, purpose))
+        yield
 
 
 def permuted(count: int, seed: int, epoch: int) -> torch.Tensor:

@@ -10,10 +10,11 @@ from recipes.emoji.__main__ import VERBS
 from recipes.emoji.editions import CRISP, FIRST
 from recipes.emoji.evaluate import Measured, kinds
 from recipes.emoji.few_steps import FewSteps, nearest_rendering, recall, spread
-from recipes.emoji.few_steps_page import table
+from recipes.emoji.few_steps_page import comparison
 from recipes.emoji.recognize import Recognized
 from recipes.emoji.render import Place, draw_places, places_alone, render
 from recipes.emoji.scenes import Scene
+from recipes.emoji.sections import NO_NOTES, NOTES_SECTION, find_section
 from tests.recipes.emoji.tiny import DrawnGlyphs, drawn_glyphs, trained_run
 from undertow.cli import main
 
@@ -66,7 +67,7 @@ def test_students_are_compared_with_their_teacher():
     student = replace(
         teacher, name="student", steps=4, kinds=(measured([True, False, True, False], ["owl"] * 4),), spread=42.0
     )
-    first, second = table([teacher, student]).splitlines()[2:]
+    first, second = comparison([teacher, student]).splitlines()[2:]
     assert first == "| teacher | 20 | 75.0% | 75.0% | 40.0 | 30.0 | 0.500 |"
     assert second == "| student | 4 | 50.0% (67%) | 75.0% (100%) | 42.0 (105%) | 30.0 (100%) | 0.500 |"
 
@@ -92,4 +93,5 @@ def test_the_verb_writes_the_page(tmp_path, monkeypatch, capsys):
         "1",
     ]
     assert (tmp_path / "turbo.png").is_file()
+    assert find_section(text, NOTES_SECTION) == NO_NOTES
     assert "written: " in capsys.readouterr().out

@@ -57,7 +57,7 @@ def evaluating(at: Boundary) -> None:
     pixels = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
     at.stand_in("recipes.emoji.draw.draw", pixels,
                 unnoted=("model", "vae", "captions", "seeds", "on_pictures"))  # fmt: skip
-    at.patch.setattr("recipes.emoji.autoencoder.scenes_at", lambda *_: pixels)
+    at.patch.setattr("recipes.emoji.recipe.held_out", lambda *_: pixels)
     at.patch.setattr("recipes.emoji.autoencoder.psnr", lambda *_: 30.0)
     at.patch.setattr("torch.set_num_threads", lambda count: at.arrived.update(threads=count))
     at.patch.setattr("torch.get_num_threads", lambda: 5)

@@ -6,6 +6,7 @@ import logging
 import pytest
 import torch
 
+from undertow.engine.engine import Engine
 from undertow.engine.options import RunOptions
 from undertow.serving.request_json import request_of
 from undertow.serving.worker.drawing import limits_of
@@ -42,11 +43,20 @@ def test_a_torn_tail_is_cut(place, interrupted):
 
 def test_a_log_of_other_circumstances_is_not_used_and_the_report_says_so(place, interrupted, monkeypatch):
     id, _ = interrupted
-    monkeypatch.setattr("undertow.engine.fingerprint.version", lambda package: "0.0.0")
+    monkeypatch.setattr("undertow.engine.fingerprint._own_version", lambda: "0.0.0")
     result = taken(place, id)
     assert result.replayed_steps == 0
     assert "starts over" in result.report["note"]
     assert "undertow was" in result.report["note"]
+
+
+def test_a_job_without_an_earlier_log_is_identified_once(place, monkeypatch):
+    made, own = [], Engine.fingerprint
+    monkeypatch.setattr(Engine, "fingerprint", lambda *given, **more: made.append(given) or own(*given, **more))
+    id, worker = place.submit(), place.worker("first")
+    place.run_until(worker, id, 2)
+    assert len(made) == 1
+    assert taken(place, id).replayed_steps == 2, "whose log is of use nevertheless"
 
 
 def test_nor_is_one_of_another_number_of_threads(place, interrupted):

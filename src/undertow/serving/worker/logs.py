@@ -6,10 +6,12 @@ write into its own, and never into the one of the worker that went on.
 
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from undertow.engine.engine import Engine
+from undertow.engine.fingerprint import Fingerprint
 from undertow.engine.options import RunOptions
 from undertow.engine.outcomes import OutcomeLog
 from undertow.engine.request import GenerationRequest
@@ -34,25 +36,30 @@ class JobLog:
     ) -> OutcomeLog:
         """What earlier claims of the job have recorded, if it was made under the same circumstances, else an empty log;
         both with this claim's file behind them. takes_up: goes on from earlier claims at all. Errors: `OSError`; those
-        of `Engine.fingerprint`."""
-        fingerprint = engine.fingerprint(request, options=options)
+        of `Engine.fingerprint`, where there is an earlier claim."""
         self._place.parent.mkdir(parents=True, exist_ok=True)
-        for earlier in self._files() if takes_up else ():
-            if earlier == self._path:
-                continue
+        earlier = [file for file in self._files() if file != self._path] if takes_up else []
+        found = self._taken_up(earlier, engine.fingerprint(request, options=options)) if earlier else None
+        if found is None:
+            self._open(0)
+            return OutcomeLog(sink=self._write)  # the engine says of what, when it takes the request
+        return found
+
+    def _taken_up(self, earlier: Sequence[Path], fingerprint: Fingerprint) -> OutcomeLog | None:
+        """The first of these logs that fits, as this claim's own. Errors: `OSError`."""
+        for file in earlier:
             try:
-                found = OutcomeLog.read(earlier.read_bytes(), fingerprint, sink=self._write)
+                found = OutcomeLog.read(file.read_bytes(), fingerprint, sink=self._write)
             except InvalidInput as error:
                 self.note = f"the job starts over: {error}"
                 logger.warning("job %s starts over: %s", self._place.stem, error)
                 continue
             if found.whole_bytes:
                 self.note = ""
-                shutil.copyfile(earlier, self._path)
+                shutil.copyfile(file, self._path)
                 self._open(found.whole_bytes)
                 return found
-        self._open(0)
-        return OutcomeLog(fingerprint, sink=self._write)
+        return None
 
     def close(self) -> None:
         """Leaves the log to the next claim."""
