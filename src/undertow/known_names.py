@@ -320,7 +320,7 @@ PrecisionName = Literal["f32", "f16", "bf16"]
 PRECISIONS: Mapping[str, str] = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 """Types that networks compute in, by their short names."""
 
-BackendName = Literal["eager", "background", "compile", "openvino"]
+BackendName = Literal["eager", "packed", "background", "compile", "openvino"]
 """What computes U-Nets (`unet.runner.Backend`), where none is chosen by itself."""
 
 DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia", "xla", "privateuseone", "meta")

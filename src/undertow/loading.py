@@ -24,7 +24,7 @@ from undertow.service import UNetService
 from undertow.unet.choose_backend import backend_for
 from undertow.unet.compiled import CompiledUNet
 from undertow.unet.config import UNetConfig
-from undertow.unet.runner import Backend, CompiledRunner, OpenVINORunner, runner_named
+from undertow.unet.runner import Backend, PredictingRunner, runner_named
 from undertow.unet.unet import UNet
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,8 @@ def load_unet(
 
     dtype: `None` keeps the file's, also where the processor only imitates it: see `undertow.processor.computes`.
     backend: "eager", or "compile" for a `CompiledUNet`, by `torch.compile` (the first call of each size takes a minute
-    or two, every other is faster), "background" for one that computes eagerly until its graphs are made, or "openvino"
+    or two, every other is faster), "packed" for one whose weights are packed once for the products of this CPU, and are
+    in memory twice, "background" for one that computes eagerly until its graphs are made, or "openvino"
     for one that OpenVINO computes, on CPUs (the extra of that name), eagerly where adapters act. "auto" takes what
     `undertow bench backends` measured to be the fastest on this machine, and without a measurement "eager".
     attention: the kernel, a name of `attention.catalogue.KERNELS` ("sdpa" is PyTorch's fused one, "math" writes the
@@ -66,7 +67,7 @@ def load_unet(
         choice = backend_for(unet, device)
         logger.info("%s", choice)
         runner = runner_named(choice.name)
-    return CompiledUNet.of(unet, runner.graphs) if isinstance(runner, CompiledRunner | OpenVINORunner) else unet
+    return CompiledUNet.of(unet, runner.graphs) if isinstance(runner, PredictingRunner) else unet
 
 
 @checked

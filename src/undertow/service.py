@@ -309,6 +309,7 @@ class UNetService(Inspectable):
             adapters=adapters,
             bundled=self.adapters.bundled,
             slots=None if self._capacity is None else self._capacity.slots,
+            copied=self.runner.capabilities.copies,
         )
         return asked.plan(budget_bytes)
 

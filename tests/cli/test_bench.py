@@ -54,6 +54,7 @@ def test_nothing_is_kept_on_request(cache, capsys):
 
 def test_backends_are_timed_with_the_model_and_one_is_chosen(cache, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(measure_backends, "is_installed", lambda _: False)
+    monkeypatch.setattr(measure_backends, "can_pack", lambda _: False)
     command = ["bench", "backends", "emoji", "--repeats", "1", "--rows", "1"]
     assert main([*command, "--no-keep"]) == 0
     assert not list(cache.iterdir())
@@ -61,6 +62,7 @@ def test_backends_are_timed_with_the_model_and_one_is_chosen(cache, capsys, monk
     assert main(command) == 0
     shown = capsys.readouterr().out
     assert "emoji, 1 row of 16x16 cells in float32" in shown
+    assert "not measured: packed, because nothing is packed for this type on this device" in shown
     assert "not measured: openvino, because it is not installed: pip install 'undertow[openvino]'" in shown
     assert "--backend auto takes backend eager: no other is faster by 5%: eager 0." in shown
     (file,) = (cache / "backends").iterdir()

@@ -47,6 +47,7 @@ def cache(tmp_path, monkeypatch):
     [
         ({"eager": 2.0, "openvino": 1.5}, "openvino", "the fastest: openvino 1.5 s, eager 2 s for 2 rows of 16x16"),
         ({"eager": 2.0, "openvino": 1.5, "compile": 1.2}, "background", "compile 1.2 s, openvino 1.5 s, eager 2 s"),
+        ({"eager": 2.0, "packed": 1.4, "openvino": 1.5}, "packed", "the fastest: packed 1.4 s"),
         ({"eager": 2.0, "openvino": 1.95}, "eager", "no other is faster by 5%: openvino 1.95 s, eager 2 s"),
         ({"eager": 2.0, "openvino": 2.5}, "eager", "no other is faster"),
         ({"eager": 2.0}, "eager", "measured on 2026-11-29"),
@@ -135,14 +136,17 @@ def test_every_family_is_measured(mini):
     assert measure_backends(unet, forward, ("eager",), repeats=1).timings.keys() == {"eager"}
 
 
-def test_openvino_is_measured_where_it_can_run(monkeypatch):
+def test_backends_are_measured_where_they_can_run(monkeypatch):
     unet = build(MUNC).requires_grad_(False)
     forward = Forward.of(MUNC.config, torch.float64, size=(16, 16))
-    (why,) = measure_backends(unet.double(), forward, repeats=1).refused.values()
-    assert why == "it does not compute in float64"
+    assert measure_backends(unet.double(), forward, repeats=1).refused == {
+        "packed": "nothing is packed for this type on this device",
+        "openvino": "it does not compute in float64",
+    }
     monkeypatch.setattr(measuring, "is_installed", lambda name: False)
-    (why,) = measure_backends(unet.float(), forward, repeats=1).refused.values()
-    assert why == "it is not installed: pip install 'undertow[openvino]'"
+    found = measure_backends(unet.float(), forward, repeats=1)
+    assert found.refused == {"openvino": "it is not installed: pip install 'undertow[openvino]'"}
+    assert found.timings.keys() == {"eager", "packed"}
 
 
 def test_auto_loads_what_was_measured_and_says_why(cache, caplog):

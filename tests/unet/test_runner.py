@@ -65,7 +65,7 @@ def test_runners_have_names():
     assert isinstance(runner_named("compile"), CompiledRunner)
     assert isinstance(runner_named("background").graphs, BackgroundGraphs)
     with pytest.raises(
-        InvalidInput, match="backend is 'onnx', expected 'eager', 'compile', 'background' or 'openvino'"
+        InvalidInput, match="backend is 'onnx', expected 'eager', 'packed', 'compile', 'background' or 'openvino'"
     ):
         runner_named("onnx")
 
@@ -74,7 +74,7 @@ def test_capabilities_are_declared():
     assert EAGER.capabilities == Capabilities(observable=True, fixed_shapes=False, slots=True, merging=True)
     compiled, frozen = CompiledRunner().capabilities, CompiledRunner(freeze=True).capabilities
     assert compiled == Capabilities(observable=False, fixed_shapes=True, slots=True, merging=True)
-    assert frozen == replace(compiled, merging=False)
+    assert frozen == replace(compiled, merging=False, copies=True)
     assert CompiledRunner(background=True).capabilities == replace(compiled, repeatable=False)
 
 

@@ -60,7 +60,7 @@ def backends(
     with waiting(console, f"loading {model}"):
         unet = load_unet(model, dtype=dtype_of(precision, model), device=place, quantize="none")
     forward = Forward.of(unet.config, unet.dtype, rows=rows, size=(height, width), tokens=tokens)
-    chosen = ("eager", "openvino", *["compile"] * graphs)
+    chosen = ("eager", "packed", "openvino", *["compile"] * graphs)
     with waiting(console, f"measuring {', '.join(chosen)}"):
         measured = measure_backends(unet, forward, chosen, repeats=repeats)
     console.print(_table(model, measured))

@@ -163,8 +163,9 @@ BackendOf = Annotated[
     Backend,
     of_machine(
         "--backend",
-        help="What computes the U-Net: eager; compile, whose first call waits for its graph; background, which does "
-        "not; openvino; or auto, by what `undertow bench backends` measured.",
+        help="What computes the U-Net: eager; packed, with weights in the order of this CPU's products; compile, whose "
+        "first call waits for its graph; background, which does not; openvino; or auto, by what `undertow bench "
+        "backends` measured.",
     ),
 ]
 QuantizeTo = Annotated[

@@ -27,6 +27,7 @@ class Backend(StrEnum):
 
     auto = "auto"
     eager = "eager"
+    packed = "packed"
     compile = "compile"
     background = "background"
     openvino = "openvino"

@@ -51,6 +51,8 @@ def described_computing(settings: "ServerSettings", catalog: "Catalog") -> dict[
     if settings.backend == "background":
         usual = "" if settings.mode == "fast" else "; where a client names no mode, jobs are reproducible (--mode)"
         found["backend"] = f"background, for jobs in the mode fast: reproducible ones are computed eagerly{usual}"
+    elif settings.backend == "packed":
+        found["backend"] = "packed: U-Nets have their weights in memory twice"
     elif settings.backend != "eager":
         found["backend"] = f"{settings.backend}; the first job of every size waits until its network is made"
     if settings.quantize is not None:

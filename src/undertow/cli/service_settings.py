@@ -48,6 +48,7 @@ class Backend(StrEnum):
     """As `known_names.BackendName`: what computes for others is chosen by a person, who can say later what it was."""
 
     eager = "eager"
+    packed = "packed"
     background = "background"
     compile = "compile"
     openvino = "openvino"
@@ -57,8 +58,8 @@ Backends = Annotated[
     Backend | None,
     typer.Option(
         "--backend",
-        help="What computes the U-Nets: PyTorch eagerly, in graphs that are made in the background (for jobs in the "
-        "mode fast) or that jobs wait for, or openvino. `undertow bench backends` times them.",
+        help="What computes the U-Nets: PyTorch, eagerly or with packed weights; graphs, made in the background for "
+        "jobs in the mode fast, or waited for (compile); openvino. `undertow bench backends` times them.",
         show_default="eager",
     ),
 ]

@@ -333,7 +333,7 @@ class Batcher:
         run, nor where memory is short."""
         may = runner.capabilities
         seen = any(probe.wants(rows) for probe in self.probes)
-        return may.observable and not may.fixed_shapes and economy == Economy() and not seen
+        return not may.fixed_shapes and economy == Economy() and not seen
 
     def _looks_inside(self, batch: Sequence[Waiting], runner: Runner) -> bool:
         """Queries and keys are looked at where kernels may hide what half precision does to them: on a CPU, outside

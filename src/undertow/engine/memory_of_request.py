@@ -108,6 +108,7 @@ class MemoryOfRequest:
             shared_rows=self._shared_rows(forward_rows, rows, request.count * branches),
             regions=len(request.regions) if request.regions_by == "attention" else 0,
             fixed_graphs=self._runner.capabilities.fixed_shapes,
+            copied=self._runner.capabilities.copies,
         )
         return asked, rows
 

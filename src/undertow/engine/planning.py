@@ -76,11 +76,12 @@ def planned(
     rows: int | None = None,
     shared_rows: int = 0,
     fixed_graphs: bool = False,
+    copied: bool = False,
     regions: int = 0,
 ) -> Planned:
     """branches: rows of each picture. slots: for LoRA; `None` merges them. rows: the most of a forward.
-    shared_rows: as in `Work`. fixed_graphs: as in `memory.plan`. regions: that see prompts of their own by
-    attention. Errors: those of `UNetService.plan`."""
+    shared_rows: as in `Work`. fixed_graphs: as in `memory.plan`. copied: as in `Work`. regions: that see
+    prompts of their own by attention. Errors: those of `UNetService.plan`."""
     unet = model.require_unet()
     text: list[tuple[TextKind, ClipTextConfig]] = []
     if model.text is not None:
@@ -104,6 +105,7 @@ def planned(
         vae_dtype=None if vae is None else _name(vae.dtype),
         merged=slots is None,
         kept_text=not fixed_graphs,
+        copied=copied,
         lora_slots=8 if slots is None else slots,
         image_dtype="float16" if unet.device.type == "cuda" else None,
         **_acting(adapters, bundled, unet.dtype, model.path),

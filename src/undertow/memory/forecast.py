@@ -190,9 +190,14 @@ def component_bytes(subject: Subject, work: Work) -> dict[str, int]:
         found["unet"] = item * weights.unet_weights(subject.unet)
     if subject.vae is not None:
         found["vae"] = ITEM_BYTES[work.vae_dtype or work.dtype] * weights.vae_weights(subject.vae)
+    plain = dict(found)
     items = {"unet": item, "text": text_item, "vae": ITEM_BYTES[work.vae_dtype or work.dtype]}
     for one in subject.quantized:
         found[one.component] -= one.saved_bytes(items[one.component])
+    if work.copied:
+        quantized = sum(one.numbers for one in subject.quantized if one.component == "unet")  # which nothing copies
+        for name in found.keys() & {"unet", "controlnet"}:
+            found[name] += plain[name] - (item * quantized if name == "unet" else 0)
     return found
 
 

@@ -162,7 +162,8 @@ class Work:
     read. lora_slots: adapters that are held in slots. controlnets, t2i_adapters: how many act. kernels: queries, keys
     and the kernel of calls that have another than `kernel`, as measurements choose. attention_in_parts: kernels compute
     parts of the queries one after the other. feed_forward_chunks: parts in which feed-forward layers are computed.
-    kept_text: keys and values of the text stay in memory from step to step.
+    kept_text: keys and values of the text stay in memory from step to step. copied: what computes the U-Net and
+    ControlNets has their weights a second time, in an order of its own.
     decode_bytes: budget of the VAE's exact tiles; `None`: no tiles. keep: what stays in memory during other stages.
     offloaded_layers: only the weights of one layer are in memory at a time. text_dtype, vae_dtype: `None` takes
     `dtype`. training: of a training step.
@@ -198,6 +199,7 @@ class Work:
     t2i_adapters: int = 0
     feed_forward_chunks: int = 1
     kept_text: bool = False
+    copied: bool = False
     decode_bytes: int | None = None
     keep: tuple[str, ...] = field(default=("text", "image", "controlnet", "unet", "vae"))
     offloaded_layers: bool = False

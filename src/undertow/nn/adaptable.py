@@ -111,6 +111,10 @@ class Conv2d(nn.Conv2d):
         inputs = self.in_channels * self.kernel_size[0] * self.kernel_size[1]
         self.slots = Slots(count, rank, inputs, self.out_channels, self.weight)
 
+    def product(self, x: FeatureMap) -> Float[Tensor, "batch outputs h w"]:
+        """The convolution without what slots add."""
+        return convolve(x, self.weight, self.bias, self.stride[0], int(self.padding[0]))
+
     @property
     def is_watched(self) -> bool:
         """Whether somebody is told when it is called."""
@@ -118,7 +122,7 @@ class Conv2d(nn.Conv2d):
         return bool(self._forward_hooks or self._forward_pre_hooks or everywhere)
 
     def forward(self, x: FeatureMap, weights: WeightRows | None = None) -> Float[Tensor, "batch outputs h w"]:
-        y = convolve(x, self.weight, self.bias, self.stride[0], int(self.padding[0]))
+        y = self.product(x)
         if weights is None or self.slots is None:
             return y
         if weights.runs is not None:

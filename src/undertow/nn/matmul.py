@@ -34,7 +34,7 @@ def linear(
     x: Float[Tensor, "*batch inputs"], weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, "outputs"] | None
 ) -> Float[Tensor, "*batch outputs"]:
     """x Wᵀ + b."""
-    if x.dtype == torch.float32 and _inference_on_cpu(x) and onednn_is_faster():
+    if x.dtype == torch.float32 and is_inference_on_cpu(x) and onednn_is_faster():
         return onednn_linear(x, weight, bias)
     return F.linear(x, weight, bias)
 
@@ -67,7 +67,7 @@ def convolve(
     padding: int,
 ) -> Float[Tensor, "batch outputs new_height new_width"]:
     """2-D cross-correlation with a square kernel, zero-padded on all sides."""
-    if _inference_on_cpu(x) and weight.is_contiguous(memory_format=torch.channels_last):
+    if is_inference_on_cpu(x) and weight.is_contiguous(memory_format=torch.channels_last):
         cells = x.permute(0, 2, 3, 1)
         if weight.shape[2] == 1 and stride == 1 and padding == 0:
             return linear(cells, weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
@@ -79,7 +79,7 @@ def convolve(
 
 def doubling_is_left_out(x: FeatureMap) -> bool:
     """Whether `convolve_doubled` is faster here than doubling a map and convolving it."""
-    is_eager = _inference_on_cpu(x) and not torch.compiler.is_compiling()  # graphs, for other runtimes too, are plain
+    is_eager = is_inference_on_cpu(x) and not torch.compiler.is_compiling()  # graphs, for other runtimes too, are plain
     return is_eager and doubles_in_parts(x.shape[2] * x.shape[3], x.dtype, x.device)
 
 
@@ -120,7 +120,8 @@ def _every_other(window: slice, odd: int) -> tuple[slice, slice]:
     return slice(2 * first + odd - window.start, None, 2), slice(first, last)
 
 
-def _inference_on_cpu(x: Tensor) -> bool:
+def is_inference_on_cpu(x: Tensor) -> bool:
+    """Whether a product is one of a forward alone, and of PyTorch's own kernels for CPUs."""
     return x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
 
 

@@ -79,6 +79,7 @@ class Capacity:
             steps=1,
             dtype=model.dtype,
             vae_dtype=model.vae_dtype,
+            copied=model.copies,
             kept_text=True,
             loras=kinds.count("LoRA"),
             lora_slots=SLOTS,

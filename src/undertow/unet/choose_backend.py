@@ -14,7 +14,7 @@ GAIN = 0.95
 """Of the eager seconds that another backend may take at most to be chosen: eager layers can be watched, and nothing has
 to be made for them."""
 
-TAKEN: Mapping[str, str] = {"compile": "background", "openvino": "openvino"}
+TAKEN: Mapping[str, str] = {"packed": "packed", "compile": "background", "openvino": "openvino"}
 """The backend that is taken where one was the fastest: nobody is to wait for a compiler."""
 
 HOW = "undertow bench backends MODEL does it"

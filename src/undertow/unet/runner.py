@@ -7,11 +7,12 @@ from torch import nn
 
 from undertow.errors import InvalidInput
 from undertow.unet.background import BackgroundGraphs
-from undertow.unet.compiled import CompileMode, Graphs
+from undertow.unet.compiled import CompileMode, Graphs, Predicts
 from undertow.unet.openvino import OpenVINONetworks
+from undertow.unet.packed import PackedNetworks
 from undertow.unet.stored_graphs import StoredGraphs
 
-Backend = Literal["auto", "eager", "compile", "background", "openvino"]
+Backend = Literal["auto", "eager", "packed", "compile", "background", "openvino"]
 """Names of runners. "background" compiles as "compile" does, and computes eagerly meanwhile. "auto" stands for the one
 that `choose_backend` names, when a network is known."""
 
@@ -23,7 +24,8 @@ class Capabilities:
     observable: hooks on the layers inside a network are called. fixed_shapes: every combination of shapes costs a
     compilation, so callers pad unused entries instead of leaving them out. slots: LoRA in slots take effect and can be
     swapped. merging: weights may change between two runs; where they may not, callers run networks into which LoRA are
-    merged eagerly. repeatable: the same inputs give the same bits at every call.
+    merged eagerly. repeatable: the same inputs give the same bits at every call. copies: it has weights of its own, in
+    memory beside the network's.
     """
 
     observable: bool
@@ -31,6 +33,7 @@ class Capabilities:
     slots: bool
     merging: bool
     repeatable: bool = True
+    copies: bool = False
 
 
 @runtime_checkable
@@ -55,7 +58,26 @@ class EagerRunner:
         return network(*inputs)
 
 
-class CompiledRunner:
+class PredictingRunner:
+    """Runs networks by something else that computes their `predict`."""
+
+    capabilities: Capabilities
+    graphs: Predicts
+
+    def run(self, network: nn.Module, *inputs: Any) -> Any:
+        return network(*inputs, compute=self.graphs.predict)
+
+
+class PackedRunner(PredictingRunner):
+    """Runs PyTorch operations one by one, with weights packed once, on CPUs, see `PackedNetworks`."""
+
+    capabilities = Capabilities(observable=False, fixed_shapes=False, slots=True, merging=False, copies=True)
+
+    def __init__(self):
+        self.graphs = PackedNetworks()
+
+
+class CompiledRunner(PredictingRunner):
     """Runs graphs made by `torch.compile`; `Graphs` says what has a graph of its own, and what `freeze` does.
     background: run eagerly until the graph is made, see `BackgroundGraphs`. stored: graphs stay on disk, see
     `StoredGraphs`; frozen ones do not, because they hold the weights, nor those of a mode of their own."""
@@ -73,24 +95,23 @@ class CompiledRunner:
         self.mode = mode
         self.graphs = BackgroundGraphs(graphs) if background else graphs
         self.capabilities = Capabilities(
-            observable=False, fixed_shapes=True, slots=True, merging=not freeze, repeatable=not background
+            observable=False,
+            fixed_shapes=True,
+            slots=True,
+            merging=not freeze,
+            repeatable=not background,
+            copies=freeze,
         )
 
-    def run(self, network: nn.Module, *inputs: Any) -> Any:
-        return network(*inputs, compute=self.graphs.predict)
 
-
-class OpenVINORunner:
+class OpenVINORunner(PredictingRunner):
     """Runs U-Nets by OpenVINO, and what that has no inputs for eagerly, see `OpenVINONetworks`. Errors:
     `MissingDependency`."""
 
-    capabilities = Capabilities(observable=False, fixed_shapes=True, slots=True, merging=False)
+    capabilities = Capabilities(observable=False, fixed_shapes=True, slots=True, merging=False, copies=True)
 
     def __init__(self):
         self.graphs = OpenVINONetworks()
-
-    def run(self, network: nn.Module, *inputs: Any) -> Any:
-        return network(*inputs, compute=self.graphs.predict)
 
 
 EAGER = EagerRunner()
@@ -101,9 +122,11 @@ def runner_named(backend: str) -> Runner:
     match backend:
         case "eager":
             return EAGER
+        case "packed":
+            return PackedRunner()
         case "compile" | "background":
             return CompiledRunner(background=backend == "background", stored=True)
         case "openvino":
             return OpenVINORunner()
         case _:
-            raise InvalidInput("backend", repr(backend), "'eager', 'compile', 'background' or 'openvino'")
+            raise InvalidInput("backend", repr(backend), "'eager', 'packed', 'compile', 'background' or 'openvino'")

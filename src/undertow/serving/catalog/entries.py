@@ -71,6 +71,11 @@ class ModelEntry:
         """Whether it is drawn in few steps."""
         return "steps" in self.suggested
 
+    @property
+    def copies(self) -> bool:
+        """Whether what computes it has weights of its own beside the model's."""
+        return self.backend in ("packed", "openvino")
+
     def computed(self, spec: JobSpec) -> JobSpec:
         """A job that says how this model computes. In the mode "reproducible" the background's graphs are not used
         (`BatchLimits.padded_to`), and it is the job that it were without them."""

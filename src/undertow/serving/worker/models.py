@@ -177,6 +177,7 @@ def needed_bytes(entry: ModelEntry, *, slots: bool) -> int:
         loras=CAPACITY.per_row if slots else 0,
         lora_rank=CAPACITY.rank,
         lora_slots=CAPACITY.slots,
+        copied=entry.copies,
     )
     return forecast(entry.subject, work).peak_bytes
 

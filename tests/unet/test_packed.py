@@ -1,0 +1,146 @@
+"""Packed weights: the same predictions, by copies that share all else, in memory twice."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import undertow
+from tests.adapters.lora.files import kohya, layers_of, write
+from tests.golden.minis import M15, MXL, build, conditioning_for, latents_for
+from tests.services import pipeline_folder
+from undertow.adapters.adapter import Adapter
+from undertow.adapters.lora.bank import AdapterCapacity
+from undertow.engine.limits import BatchLimits
+from undertow.engine.request import GenerationRequest
+from undertow.memory.families import family
+from undertow.memory.forecast import component_bytes
+from undertow.memory.work import Work
+from undertow.nn.packed import PackedConv2d, PackedLinear, can_pack, packed
+from undertow.nn.quantized import QuantizedLinear
+from undertow.processor import has_bfloat16
+from undertow.quantization import QuantizedWeights
+from undertow.unet.packed import PackedNetworks
+from undertow.unet.runner import EAGER, PackedRunner
+
+SIDE = 8
+
+
+def inputs_of(config, rows=2, dtype=torch.float32):
+    conditioning = conditioning_for(config, batch=rows)
+    return latents_for(config, SIDE, SIDE, batch=rows).to(dtype), torch.full((rows,), 500.0), conditioning
+
+
+@pytest.mark.parametrize("config", [M15, MXL], ids=["sd1", "sdxl"])
+@torch.inference_mode()
+def test_predictions_are_those_of_the_network(config):
+    unet, runner = build(config).requires_grad_(False), PackedRunner()
+    for rows in (2, 1, 5):  # packed for the first, and right for all
+        inputs = inputs_of(config, rows)
+        found, expected = runner.run(unet, *inputs), EAGER.run(unet, *inputs)
+        torch.testing.assert_close(found, expected, rtol=0, atol=2e-5 * expected.abs().max().item())
+        assert torch.equal(runner.run(unet, *inputs), found)
+
+
+def test_every_plain_layer_is_packed_and_shares_its_weight():
+    unet = build(M15).requires_grad_(False)
+    made = packed(unet)
+    with torch.inference_mode():
+        made(*inputs_of(M15))
+    layers = [one for one in made.modules() if isinstance(one, PackedLinear | PackedConv2d)]
+    plain = [one for one in unet.modules() if isinstance(one, torch.nn.Linear | torch.nn.Conv2d)]
+    assert len(layers) == len(plain) > 50
+    assert all(layer.packed is not None for layer in layers)
+    theirs = {id(weight) for weight in unet.parameters()}
+    assert {id(weight) for weight in made.parameters()} == theirs
+
+
+def test_with_gradients_the_plain_layers_compute():
+    unet = build(M15)
+    made = packed(unet)
+    inputs = inputs_of(M15)
+    assert torch.equal(made(*inputs), unet(*inputs))
+    made(*inputs).sum().backward()
+    assert all(weight.grad is not None for weight in unet.parameters())
+
+
+@torch.inference_mode()
+def test_hooks_stay_with_the_network():
+    unet, called = build(M15).requires_grad_(False), []
+    unet.conv_in.register_forward_hook(lambda *_: called.append("in"))
+    unet.register_forward_hook(lambda *_: called.append("whole"))
+    PackedRunner().run(unet, *inputs_of(M15))
+    assert called == ["whole"]
+
+
+def test_a_type_that_is_not_multiplied_here_is_computed_as_it_is():
+    assert can_pack(torch.zeros(1))
+    assert can_pack(torch.zeros(1, dtype=torch.bfloat16)) == has_bfloat16()
+    assert not can_pack(torch.zeros(1, device="meta"))
+    unet, inputs = build(M15).double().requires_grad_(False), inputs_of(M15, dtype=torch.float64)
+    inputs = (*inputs[:2], replace(inputs[2], context=inputs[2].context.double()))
+    with torch.inference_mode():
+        found = unet(*inputs, compute=PackedNetworks().predict)
+        assert torch.equal(found, unet(*inputs))
+
+
+def test_quantized_layers_stay_quantized():
+    unet = undertow.load_unet(pipeline_folder("sd1"), dtype=torch.float32, quantize="int8-weights")
+    kinds = {type(one) for one in packed(unet).modules()}
+    assert QuantizedLinear in kinds
+    assert PackedConv2d in kinds
+
+
+@pytest.fixture(scope="module")
+def services():
+    capacity = AdapterCapacity(slots=2, rank=8)
+    return [
+        undertow.load(pipeline_folder("sd1"), dtype=torch.float32, backend=backend, adapter_capacity=capacity)
+        for backend in ("packed", "eager")
+    ]
+
+
+def close(found, expected):
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+
+
+def test_pictures_are_those_of_the_eager_network(services):
+    requests = [GenerationRequest(prompt="red apple", steps=3, seed=seed) for seed in (1, 2)]
+    for found, expected in zip(*(service.generate_many(requests) for service in services), strict=True):
+        assert not torch.equal(found.latents, expected.latents), "computed by the same"
+        close(found.latents, expected.latents)
+
+
+def test_what_shares_a_forward_does_not_matter_where_rows_are_fixed(services):
+    ours, limits = services[0], BatchLimits(padded_to=4)
+    one, other = (GenerationRequest(prompt=prompt, steps=2, seed=1) for prompt in ("red apple", "blue owl"))
+    together = ours.generate_many([one, other], limits=limits)[0]
+    assert torch.equal(together.latents, ours.generate_many([one], limits=limits)[0].latents)
+
+
+@pytest.mark.parametrize("residency", ["banked", "merged"])
+def test_lora_act_in_slots_and_where_they_are_merged(services, residency, tmp_path):
+    file = write(tmp_path / "style.safetensors", kohya(layers_of(services[0].unet), rank=4))
+    request = GenerationRequest(prompt="red apple", steps=2, seed=1)
+    adapted = replace(request, adapters=(Adapter(str(file), residency=residency),))
+    found, expected = (service.generate_many([adapted])[0].latents for service in services)
+    plain = [service.generate_many([request])[0].latents for service in services]
+    close(found, expected)
+    close(plain[0], plain[1])
+    assert (found - plain[0]).abs().max() > 0.01
+
+
+def test_forecasts_count_the_second_copy(services):
+    ours, theirs = (service.plan(steps=2).asked_bytes for service in services)
+    weights = sum(one.numel() * one.element_size() for one in services[0].unet.parameters())
+    assert ours - theirs == pytest.approx(weights, rel=0.02)
+
+
+def test_quantized_numbers_are_not_copied():
+    subject, work = family("sd15"), Work()
+    once, twice = (component_bytes(subject, one)["unet"] for one in (work, replace(work, copied=True)))
+    assert twice == 2 * once
+    some = QuantizedWeights(component="unet", numbers=10**6, rows=10, schemes=("int8-weights",))
+    of_some = replace(subject, quantized=(some,))
+    plain, copied = (component_bytes(of_some, one)["unet"] for one in (work, replace(work, copied=True)))
+    assert copied - plain == once - 4 * 10**6
