@@ -1,7 +1,7 @@
 """Requests drawn together, one after the other, and by diffusers' pipeline called in turn, on the same work in one run.
 
     python benchmarks/batching.py [--model emoji] [--requests 8] [--steps 10] [--sd15 SIDE] [--repeats 3]
-                                  [--device cpu] [--dtype float32]
+                                  [--device cpu] [--dtype float32] [--backend packed]
 
 Requests differ in prompt, seed, sampler, steps and guidance. For each way the table has pictures per second, and the
 median and the longest time from the start until a request has its picture (its latency). In turn, a request waits for
@@ -47,10 +47,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--backend", default="eager")
     options = parser.parse_args()
     torch.set_num_threads(1)
     folder, dtype = embedded_models().get(options.model, Path(options.model)), getattr(torch, options.dtype)
-    service = undertow.load(folder, dtype=dtype, device=options.device)
+    service = undertow.load(folder, dtype=dtype, device=options.device, backend=options.backend)
     peer = pipeline(folder, options.device, dtype)
     report(str(options.model), service, peer, requests(options.requests, options.steps), options.repeats)
     if options.sd15:
@@ -152,7 +153,7 @@ def sd15(
     pipe.unet = diffusers.UNet2DConditionModel.from_config(config_to_diffusers(config)).eval()
     unet.load_state_dict(pipe.unet.state_dict())
     pipe.unet.to(**place)
-    return UNetService(replace(service.model, unet=unet.to(**place))), pipe
+    return UNetService(replace(service.model, unet=unet.to(**place)), runner=service.runner), pipe
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How long a prompt takes to become the bytes of a PNG file, warm, on one thread: by steps and by type.
 
-    python -m benchmarks.prompt_to_png [MODEL] [--rounds 20] [--steps 1,2,4] [--threads 1]
+    python -m benchmarks.prompt_to_png [MODEL] [--rounds 20] [--steps 1,2,4] [--threads 1] [--backend packed]
 
 Prints medians in milliseconds of the whole and of its parts, the fastest round, and the time of the processor: what it
 takes where other programs want the processor too.
@@ -49,11 +49,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--steps", default="1,2,4")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--backend", default="eager")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(f"{'type':9}{'steps':>6}{'whole':>8}{'fastest':>9}{'processor':>11}" + "".join(f"{one:>8}" for one in PARTS))
     for dtype in (torch.float32, torch.bfloat16):
-        service = undertow.load(options.model, dtype=dtype)
+        service = undertow.load(options.model, dtype=dtype, backend=options.backend)
         for steps in map(int, options.steps.split(",")):
             measured(service, PROMPTS[0], steps)
             rounds = [measured(service, PROMPTS[k % len(PROMPTS)], steps) for k in range(options.rounds)]

@@ -1,6 +1,7 @@
 """How soon a picture follows what is typed: the studio of `undertow serve`, typed into letter by letter, headless.
 
-    python -m benchmarks.redrawing [MODEL] [--keys 8,20] [--threads 2] [--precision bf16] [--address http://127.0.0.1:8188]
+    python -m benchmarks.redrawing [MODEL] [--keys 8,20] [--threads 2] [--precision bf16] [--backend packed]
+                                   [--address http://127.0.0.1:8188]
 
 Prints, for each pace of typing in keys a second: pictures that were seen a second, and from each key press to the first
 picture that knows the key, the median and the 95th percentile. --address: of a service that runs already.
@@ -83,11 +84,10 @@ def typed(page: Page, text: str, keys_a_second: float) -> Typed:
     return Typed(waits_ms=waits, pictures=len(known), rate=(len(known) - 1) / seconds if seconds else float("nan"))
 
 
-def served(stack: ExitStack, model: str, threads: int, precision: str) -> str:
+def served(stack: ExitStack, model: str, *settings: str) -> str:
     """The address of a service of its own, that is ready and has measured its model."""
     data = stack.enter_context(tempfile.TemporaryDirectory())
-    command = ["-m", "undertow", "serve", model, "--data", data, "--port", str(PORT), "--threads", str(threads)]
-    command += ["--precision", precision]
+    command = ["-m", "undertow", "serve", model, "--data", data, "--port", str(PORT), *settings]
     log = stack.enter_context((Path(data) / "log").open("w"))
     process = subprocess.Popen([sys.executable, *command], stdout=log, stderr=log)
     stack.callback(process.wait)
@@ -108,10 +108,12 @@ def main() -> None:
     parser.add_argument("--keys", default="8,20")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--precision", default="f32", choices=("f32", "f16", "bf16"))
+    parser.add_argument("--backend", default="eager")
     parser.add_argument("--address")
     options = parser.parse_args()
+    settings = ("--threads", str(options.threads), "--precision", options.precision, "--backend", options.backend)
     with ExitStack() as stack:
-        address = options.address or served(stack, options.model, options.threads, options.precision)
+        address = options.address or served(stack, options.model, *settings)
         playwright = stack.enter_context(sync_playwright())
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         visit = Visit(browser, address)

@@ -5,10 +5,10 @@ has it, eager and compiled (inductor, with the weights of both frozen into the g
 diffusers is also timed without it in eager mode and its faster layout counts. Prints a Markdown table: medians, ratio,
 achieved GFLOP/s, largest relative difference of outputs.
 
-    python benchmarks/unet.py [--mode eager compile openvino] [--dtype float32 bfloat16] [--repeats 9] [--mkl]
+    python benchmarks/unet.py [--mode eager packed compile openvino] [--dtype float32 bfloat16] [--repeats 9] [--mkl]
 
-openvino: undertow's eager network beside OpenVINO's of diffusers' network, with the same weights and precision
-(`make bench-openvino`).
+packed: undertow's network with packed weights beside diffusers' eager one. openvino: the same beside OpenVINO's of
+diffusers' network, with the same weights and precision (`make bench-openvino`).
 
 --mkl: undertow's float32 products by MKL as well, which shows what the choice of oneDNN on AMD processors contributes.
 
@@ -33,7 +33,9 @@ ROWS, CELLS, TOKENS = 2, 32, 77
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mode", nargs="+", choices=["eager", "compile", "openvino"], default=["eager", "compile"])
+    parser.add_argument(
+        "--mode", nargs="+", choices=["eager", "packed", "compile", "openvino"], default=["eager", "compile"]
+    )
     parser.add_argument("--dtype", nargs="+", choices=["float32", "bfloat16"], default=native_types())
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--mkl", action="store_true")
@@ -70,7 +72,7 @@ def compare(mode: str, dtype: torch.dtype, repeats: int) -> str:
     if mode == "openvino":
         runs["peer"] = openvino(theirs, latents, timesteps, context)
         return row(mode, dtype, flops, runs, repeats)
-    if mode == "eager":
+    if mode in ("eager", "packed"):
         runs["diffusers, contiguous"] = runner(theirs, mode, latents, timesteps, context)
         copy = build_diffusers(dtype)
         copy.load_state_dict(theirs.state_dict())
@@ -119,9 +121,11 @@ def build_undertow(dtype: torch.dtype, weights: dict[str, torch.Tensor]):
 def runner(unet, mode: str, latents, timesteps, context) -> Callable[[], torch.Tensor]:
     from undertow import Conditioning, UNet
     from undertow.unet.compiled import CompiledUNet, Graphs
+    from undertow.unet.packed import PackedNetworks
 
     if isinstance(unet, UNet):
-        unet = CompiledUNet.of(unet, Graphs(freeze=True)) if mode == "compile" else unet
+        graphs = {"compile": lambda: Graphs(freeze=True), "packed": PackedNetworks, "openvino": PackedNetworks}
+        unet = CompiledUNet.of(unet, graphs[mode]()) if mode in graphs else unet
         conditioning = Conditioning(context=context)
         return lambda: unet(latents, timesteps, conditioning)
     forward = frozen(unet) if mode == "compile" else unet
