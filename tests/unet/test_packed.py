@@ -16,7 +16,8 @@ from undertow.engine.request import GenerationRequest
 from undertow.memory.families import family
 from undertow.memory.forecast import component_bytes
 from undertow.memory.work import Work
-from undertow.nn.packed import PackedConv2d, PackedLinear, can_pack, packed
+from undertow.nn.adaptable import Conv2d
+from undertow.nn.packed import ORDERS, PackedConv2d, PackedLinear, can_pack, packed
 from undertow.nn.quantized import QuantizedLinear
 from undertow.processor import has_bfloat16
 from undertow.quantization import QuantizedWeights
@@ -50,7 +51,7 @@ def test_every_plain_layer_is_packed_and_shares_its_weight():
     layers = [one for one in made.modules() if isinstance(one, PackedLinear | PackedConv2d)]
     plain = [one for one in unet.modules() if isinstance(one, torch.nn.Linear | torch.nn.Conv2d)]
     assert len(layers) == len(plain) > 50
-    assert all(layer.packed is not None for layer in layers)
+    assert all(layer.packed is not None and layer.packed != {} for layer in layers)
     theirs = {id(weight) for weight in unet.parameters()}
     assert {id(weight) for weight in made.parameters()} == theirs
 
@@ -62,6 +63,21 @@ def test_with_gradients_the_plain_layers_compute():
     assert torch.equal(made(*inputs), unet(*inputs))
     made(*inputs).sum().backward()
     assert all(weight.grad is not None for weight in unet.parameters())
+
+
+@torch.inference_mode()
+def test_sizes_that_want_other_orders_have_their_own_and_two_are_kept():
+    """oneDNN's orders of a convolution of 192 channels differ between 8 and 16 cells, and are many times slower in each
+    other's place."""
+    plain = Conv2d(192, 192, 3, padding=1).requires_grad_(False)
+    layer, found = PackedConv2d.of(plain), {}
+    for side in (2, 16, 8, 32, 16, 3):
+        x = torch.randn(1, 192, side, side).to(memory_format=torch.channels_last)
+        torch.testing.assert_close(layer.product(x), plain.product(x), rtol=0, atol=1e-3)
+        found[side] = layer.orders[x.shape]
+        assert found[side] in layer.packed
+        assert len(layer.packed) <= ORDERS
+    assert len(layer.orders) == 5
 
 
 @torch.inference_mode()

@@ -17,7 +17,11 @@ def stages(*names: str) -> list[Stage]:
 @pytest.mark.parametrize(
     ("edition", "said", "unsaid"),
     [
-        (FIRST, ("64x64 pixels", "or two of them", "three or more", "detail is less than 64 pixels"), ("128", "two or")),
+        (
+            FIRST,
+            ("64x64 pixels", "or two of them", "three or more", "detail is less than 64 pixels"),
+            ("128", "two or"),
+        ),
         (CRISP, ("128x128 pixels", "or two or three of them", "four or more", "detail is less than 128"), ("64",)),
     ],
 )
