@@ -30,13 +30,15 @@ def idle_guidance(methods: Sequence[NamedMethod], guidance_scale: float, passes:
     What stands in a request by default is not noted: its scale of 1 says that there is no guidance.
     """
     steps = [Step(index=index, count=count, sigma=0.0) for count in passes for index in range(count)]
+    if not steps:  # a strength of 0, which is said by itself
+        return
     idle: dict[str, list[str]] = {}
     for place, each in enumerate(methods):
         if each.name == "none" or (each.name == "cfg" and not each.options):
             continue
         if not any(_acts(methods, place, step) for step in steps):
             idle.setdefault(_reason(each, guidance_scale, steps), []).append(repr(each.name))
-    for reason, names in idle.items() if steps else ():
+    for reason, names in idle.items():
         yield f"guidance_method {' and '.join(names)} {'has' if len(names) == 1 else 'have'} no effect {reason}"
 
 
