@@ -75,6 +75,13 @@ SAMPLERS: Mapping[str, tuple[str, ...]] = {
 PathName = Literal["VariancePreserving", "VarianceExploding", "RectifiedFlow"]
 """Kinds of paths that noise levels go along (`diffusion.paths`)."""
 
+TimestepMap = Literal["interpolated", "nearest"]
+"""How a noise level becomes a timestep (`diffusion.schedules`)."""
+
+StartNoise = Literal["variance", "sigma"]
+"""How large pure noise is where sampling starts: of the variance that the network's input was trained with
+(`diffusion.paths`), or sigma times standard normal noise, a little less."""
+
 SAMPLER_PATHS: Mapping[str, tuple[PathName, ...]] = {
     "ddim_inverse": ("VariancePreserving", "VarianceExploding"),
     "tcd": ("VariancePreserving", "VarianceExploding"),

@@ -11,6 +11,9 @@ from undertow.limits import STEPS
 LARGEST_SIGMA = 1e9
 """Its square is still a number in float32. Published models end below 5,000."""
 
+SIGMA_ROUNDING = 1e-4
+"""A sigma that went through float32 or a power of 1/rho may exceed the highest level by that share of it."""
+
 EVALUATIONS: Mapping[str, int] = {
     **dict.fromkeys(
         (

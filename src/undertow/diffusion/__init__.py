@@ -18,8 +18,9 @@ from undertow.diffusion.parameterizations import (
 )
 from undertow.diffusion.paths import Path, RectifiedFlow, VarianceExploding, VariancePreserving, snr
 from undertow.diffusion.scheduler_config import SchedulerConfig
-from undertow.diffusion.schedules import EDMSchedule, FlowSchedule, NoiseSchedule, Schedule, TimestepMap
+from undertow.diffusion.schedules import EDMSchedule, FlowSchedule, NoiseSchedule, Schedule
 from undertow.diffusion.strength import truncate
+from undertow.known_names import TimestepMap
 from undertow.step_counts import require_grid
 
 __all__ = [

@@ -9,17 +9,15 @@ import torch
 from torch import Tensor
 
 from undertow.diffusion.grids import sigma_grid
-from undertow.diffusion.paths import Path, StartNoise
-from undertow.diffusion.schedules import (
-    COMFYUI_ZERO_SNR_ALPHA_CUMPROD,
-    NoiseSchedule,
-    Schedule,
-    TimestepMap,
-)
+from undertow.diffusion.paths import Path
+from undertow.diffusion.schedules import NoiseSchedule, Schedule
 from undertow.engine.request import MODEL_SAMPLER, GenerationRequest
+from undertow.known_names import StartNoise, TimestepMap
 from undertow.sampling.catalogue import find_sampler
-from undertow.sampling.model_sampler import ModelSampler
+from undertow.sampling.model_levels import model_levels
 from undertow.sampling.names import read_names
+from undertow.schedulers.levels import COMFYUI_ZERO_SNR_ALPHA_CUMPROD
+from undertow.schedulers.model_sampler import ModelSampler
 
 DEFAULT_SAMPLER, DEFAULT_SCHEDULE = "dpmpp_2m", "karras"
 """Where neither the request nor the model names any."""
@@ -77,9 +75,9 @@ def _as_the_folder_says(request: GenerationRequest, levels: Schedule, own: Model
     find_sampler(own.sampler, levels.path)
     return ChosenSampler(
         name=own.sampler,
-        options={**own.options_for(levels, request.steps), **request.sampler_options},
+        options={**own.options_for(len(levels), request.steps), **request.sampler_options},
         schedule=own.grid,
-        grid=partial(own.sigmas, levels),
+        grid=partial(model_levels, own, levels),
         levels=levels,
         timestep_map="nearest" if request.timestep_map == "nearest" else own.timestep_map,
         start=None if request.noise_convention == "comfy" else own.start,

@@ -12,7 +12,7 @@ from undertow.adapters.stack import AdapterStack
 from undertow.doors import shown
 from undertow.engine.parts import HighResolution, Region, Share, StepForecast, Views
 from undertow.errors import InvalidInput
-from undertow.known_names import require_dialect, require_sampler, require_schedule, split_guidance
+from undertow.known_names import TimestepMap, require_dialect, require_sampler, require_schedule, split_guidance
 from undertow.limits import COUNT, PARTS, STEPS
 from undertow.pictures.fields import ImageField
 from undertow.pictures.files import require_readable, require_same
@@ -40,7 +40,6 @@ GROUPS = {
 StrengthConvention = Literal["diffusers", "comfy", "a1111"]
 RegionsBy = Literal["estimates", "attention"]
 Axes = Literal["none", "x", "y", "both"]
-TimestepMap = Literal["interpolated", "nearest"]
 NoiseConvention = Literal["variance", "comfy"]
 Seed = Annotated[int, Ge(0), Le(MAX_SEED)]
 Height = int

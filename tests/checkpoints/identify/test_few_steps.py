@@ -16,9 +16,8 @@ from undertow.checkpoints.identify.few_steps import (
     why_few_steps,
 )
 from undertow.checkpoints.identify.outline import outline
-from undertow.diffusion.schedules import NoiseSchedule
 from undertow.errors import ConfigError, InvalidInput
-from undertow.sampling.diffusers_samplers import read_scheduler
+from undertow.schedulers.samplers import read_scheduler
 from undertow.unet.config import UNetConfig
 
 FEW = {"steps": 4, "guidance_scale": 1.0}
@@ -33,9 +32,9 @@ def test_the_bound_of_steps_is_that_of_the_sampler_that_draws():
             said = {"_class_name": name, "clip_sample": False, **config}
             assert distilled_at(said) == most
             sampler = read_scheduler(said)
-            sampler.sigmas(NoiseSchedule.scaled_linear(), most)
+            sampler.timesteps(1000, most)
             with pytest.raises(InvalidInput, match=f"from 1 to {most}"):
-                sampler.sigmas(NoiseSchedule.scaled_linear(), most + 1)
+                sampler.timesteps(1000, most + 1)
     assert distilled_at({"_class_name": "DDIMScheduler"}) is None
     assert distilled_at({}) is None
     clipped = {"_class_name": "LCMScheduler", "clip_sample": True}

@@ -60,7 +60,7 @@ def suggested_fields(unet: UNetConfig, scheduler: str | None) -> dict[str, float
 
 def distilled_at(config: Mapping[str, Any]) -> int | None:
     """The most steps of a consistency model along its own levels, by its scheduler_config.json; `None` for others, and
-    for one that asks for what is not drawn as it says (`sampling.diffusers_samplers`)."""
+    for one that asks for what is not drawn as it says (`schedulers.samplers`)."""
     if config.get("_class_name") not in FEW_STEP_SCHEDULERS or config.get("clip_sample", False):
         return None
     return whole(config, "original_inference_steps", ORIGINAL_STEPS)

@@ -6,8 +6,8 @@ from torch import Tensor
 from undertow.checkpoints.files.weights import Weights
 from undertow.checkpoints.identify.identification import Identification
 from undertow.checkpoints.keymap.contents import Contents
-from undertow.diffusion.betas import TabledBetas
 from undertow.diffusion.schedules import NoiseSchedule
+from undertow.schedulers.betas import TabledBetas
 
 SAME = 2e-3
 """Largest relative difference to Stable Diffusion's table that rounding to float16 explains."""

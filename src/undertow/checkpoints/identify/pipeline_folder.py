@@ -17,10 +17,9 @@ from undertow.checkpoints.keymap.prefixes import TEXT_WIDTHS, Component, TextKin
 from undertow.diffusion.parameterizations import PARAMETERIZATIONS
 from undertow.diffusion.scheduler_config import SchedulerConfig
 from undertow.diffusion.schedules import NoiseSchedule, Schedule
-from undertow.errors import ConfigError, MissingComponent, UnknownCheckpoint, naming_file
+from undertow.errors import MissingComponent, UnknownCheckpoint, naming_file
 from undertow.known_names import Prediction, parse_prediction
-from undertow.sampling.diffusers_samplers import read_scheduler
-from undertow.sampling.model_sampler import ModelSampler
+from undertow.schedulers.samplers import folder_sampler
 from undertow.unet.config import UNetConfig
 from undertow.unet.diffusers_config import config_from_diffusers
 from undertow.vae.config import VAEConfig
@@ -62,7 +61,7 @@ def open_folder(folder: Path, options: OpenOptions) -> Checkpoint:
             ),
         ),
         schedule=schedule,
-        sampler=_sampler(scheduler, index),
+        sampler=folder_sampler(scheduler, None if index is None else str(index.get("_class_name"))),
         parts=_parts(folder, unet_folder, options),
         vae_config=_vae_config(folder / "vae"),
         tokenizers={
@@ -161,14 +160,3 @@ def _mathematics(
         plain = NoiseSchedule(betas=schedule.betas, steps=schedule.steps)
         schedule = plain.rescale_zero_terminal_snr() if options.zero_terminal_snr else plain
     return said, schedule
-
-
-def _sampler(scheduler: Mapping[str, Any] | None, index: Mapping[str, Any] | None) -> ModelSampler | str | None:
-    """What the folder draws with in diffusers, or why that is not known. DDPMScheduler is what training scripts write,
-    ours too: nobody would draw with it in a request's few steps."""
-    if scheduler is None or scheduler.get("_class_name") == "DDPMScheduler":
-        return None
-    try:
-        return read_scheduler(scheduler, None if index is None else str(index.get("_class_name")))
-    except ConfigError as err:
-        return str(err)
