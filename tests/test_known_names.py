@@ -8,7 +8,7 @@ from undertow import GenerationRequest, InvalidInput, known_names
 from undertow.diffusion.grids import GRIDS
 from undertow.diffusion.parameterizations import PARAMETERIZATIONS
 from undertow.encoders.prompts import DIALECTS
-from undertow.engine.guided import METHODS
+from undertow.engine.guidance_method import METHODS
 from undertow.sampling.catalogue import SAMPLERS
 from undertow.step_counts import EVALUATIONS
 

@@ -121,7 +121,7 @@ def test_tolerances_that_nothing_meets_end_the_adaptive_solver(monkeypatch):
     """And not a worker that draws nothing else any more."""
     monkeypatch.setattr(dpm_adaptive, "MOST_TRIES", 5)
     x = torch.tensor([[0.3, -1.0, 2.0]], dtype=torch.float64)
-    with pytest.raises(InvalidInput, match="sampler_options is not done at a level of .*, expected to be done in 5 st"):
+    with pytest.raises(InvalidInput, match=r"sampler_options is not done at a level of .*, expected to be done in 5 s"):
         run("dpm_adaptive", x, [8.0, 0.05], best_denoiser(PATH), rtol=1e-8, atol=1e-8)
 
 

@@ -13,7 +13,7 @@ from undertow.checkpoints.read.model import LoadedModel
 from undertow.diffusion.strength import strength_note, truncate
 from undertow.engine.chosen_sampler import ChosenSampler, choose_sampler
 from undertow.engine.few_step_adapters import few_step_notes
-from undertow.engine.guided import named_methods
+from undertow.engine.guidance_method import named_methods
 from undertow.engine.idle import Circumstances, follows_folder, idle_settings
 from undertow.engine.image_inputs import ImageInputs
 from undertow.engine.images import EncodedImages, encode_images

@@ -16,9 +16,8 @@ from undertow.sampling.noise import NoiseSource
 from undertow.sampling.options import Eta, NoiseScale, NumberRange
 from undertow.sampling.protocol import ModelCall, Sampler, require_noise
 
-
 MOST_TRIES = 10_000
-"""Steps of one image, with those that were repeated: as many as the longest grid of ComfyUI has. Tolerances that nothing
+"""Steps of one image, with those that are repeated: as many as the longest grid of ComfyUI has. Tolerances that nothing
 meets would have it go on for ever."""
 
 
@@ -54,7 +53,6 @@ _Differential = Annotated[float, NumberRange(meaning="differential part of the s
 _Safety = Annotated[
     float, NumberRange(meaning="a step is repeated when the controller would shrink it below this", high=1)
 ]
-
 
 
 @dataclass(frozen=True, kw_only=True)
