@@ -32,6 +32,8 @@ def test_every_catalogue_has_the_names_that_are_known_without_it():
         name: set(found) for name, found in known_names.SAMPLER_PATHS.items()
     }
     assert {name for name, entry in SAMPLERS.items() if entry.inverse} == set(known_names.INVERSE_SAMPLERS)
+    discarding = {name for name, entry in SAMPLERS.items() if entry.discards_penultimate}
+    assert discarding == set(known_names.DISCARDING_SAMPLERS)
     assert {name: entry.evaluations for name, entry in SAMPLERS.items() if (entry.evaluations or 1) > 1} == EVALUATIONS
 
 

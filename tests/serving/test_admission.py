@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 import undertow
 from tests.distilled import distilled_pipeline
 from tests.embedded import CELLS, SIDE
-from tests.services import pipeline_folder, service_of
+from tests.services import copy_pipeline, pipeline_folder, service_of
 from undertow import GenerationRequest
 from undertow.adapters.adapter import Adapter
 from undertow.engine import denoise
@@ -238,6 +239,10 @@ def test_what_is_wrong_is_refused_at_once(door, wanted, words):
         door.admit(wanted, "k")
 
 
+def guided(method: str, **more) -> dict:
+    return {"guidance_method": method, **more}
+
+
 HALF = [{"prompt": "b", "box": [0, 0, 0.5, 1]}]
 STYLED = [{**HALF[0], "adapters": ["mosaic"]}]
 
@@ -265,17 +270,133 @@ STYLED = [{**HALF[0], "adapters": ["mosaic"]}]
             {"image": text(picture()), "strength": 1e-7, "strength_convention": "comfy"},
             "strength is 1e-07 of 20 steps, the end of a grid of 2e",
         ),
+        ({"sampler_options": {"eta": 1}}, "sampler option is 'eta', expected no option for dpmpp_2m"),
+        (
+            {"sigmas": [100.0, 1.0, 0.0]},
+            r"sigmas\[0\] is 100.0, expected a number from 0 to 65.9287; use levels",
+        ),
+        (guided("pag(sigma=2)"), "option of pag is sigma, expected one of scale, layers, start, end"),
+        (guided("pag(scale)"), "'scale', expected NAME=VALUE"),
+        (guided("pag(scale=2, scale=3)"), "scale once; it is given twice"),
+        (guided("cfg(scale=x)"), "option scale of cfg is x, expected a number"),
+        (guided("cfg(scale=1e7)"), "guidance scale is 10000000.0, expected a number from -1,000,000 to 1,000,000"),
+        (guided("cfg(scale=inf)"), "guidance scale is inf, expected a finite number"),
+        (guided("cfg(start=0.5,end=0.2)"), "interval is 0.5 to 0.2, expected a start before the end"),
+        (guided("cfg(start=soon)"), "option start of cfg is soon, expected a number"),
+        (guided("apg(momentum=1)"), "momentum is 1.0, expected a number between -1 and 1"),
+        (guided("apg(space=pixels)"), "option space of apg is 'pixels', expected one of denoised, prediction, v"),
+        (guided("seg(blur=0)"), "sigma is 0.0, expected a number above 0"),
+        (guided("pag(layers=nowhere)"), "layers is 'nowhere', expected a part of"),
+        (guided("cfg+apg"), r"guidance_method is cfg \(base\), apg \(base\), expected at most one base"),
+        (guided("rescale+pag"), r"guidance_method is rescale \(finish\), pag \(term\), expected"),
+        (guided("free_u(start=0.5)"), "option of free_u is start, expected one of b1, b2, s1, s2, keyed, version$"),
+        (guided("free_u+free_u"), "free_u twice, expected free_u once"),
+        (guided("cfg(scale=7|5)"), "guidance scale is 2 numbers, expected one for each of 20 steps"),
+        (
+            guided("cfg(scale=7|5)", steps=2, high_resolution={"steps": 5}),
+            "2 numbers, expected one for each of 3 steps",
+        ),
+        (
+            guided("cfg(scale=7|5|3)", steps=3, image=text(picture()), strength=0.5),
+            "3 numbers, expected one for each of 1 steps",
+        ),
+        (guided("zero_star(zero_steps=2)", steps=2), "zero_steps is 2, expected fewer than the 2 steps of the run"),
+        (guided("cfg+sag", size=32), r"latents is \[4, 4\], expected at least 5 cells a side"),
+        ({"guidance_scale": 1e30}, "guidance_scale is 1e\\+30, expected a number from -1,000,000 to 1,000,000"),
     ],
-    ids=lambda given: "-".join(given) if isinstance(given, dict) else "",
+    ids=lambda given: "-".join(map(str, given.values()))[:60] if isinstance(given, dict) else "",
 )
 def test_what_the_engine_would_refuse_of_a_model_is_refused_by_its_headers(door, wanted, words):
     with pytest.raises(InvalidInput, match=words):
         door.admit({"prompt": "owl", **wanted}, "k")
     service = service_of("sd1")
-    if "clip_skip" not in wanted and "views" not in wanted:  # whose sizes are another model's
+    if not {"clip_skip", "views", "size"} & set(wanted):  # whose sizes are another model's
         request = {name: Image.new("RGB", (64, 64)) if name in ("image", "depth") else v for name, v in wanted.items()}
         with pytest.raises(InvalidInput):
             service.run(GenerationRequest.from_json({"prompt": "owl", **request}))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        (
+            {"steps": 1001, "schedule": "simple"},
+            "steps is 1001, expected at most 1000 on simple: the network has 1000 tr",
+        ),
+        (
+            {"steps": 1000, "schedule": "DDIM", "sampler": "dpm2"},
+            "at most 999 on ddim_comfyui: .*, of which it leaves one",
+        ),
+        ({"steps": 1001, "schedule": "Align Your Steps"}, "at most 1000 on ays_sd15"),
+        (
+            {"schedule": "turbo", "high_resolution": {"steps": 1001}},
+            "high_resolution.steps is 1001, expected at most 1000 on turbo",
+        ),
+        (
+            {
+                "schedule": "ddim",
+                "image": text(picture()),
+                "steps": 600,
+                "strength": 0.5,
+                "strength_convention": "comfy",
+            },
+            "steps of the whole grid, whose end a strength of 0.5 leaves is 1200, expected at most 1000 on ddim",
+        ),
+    ],
+    ids=lambda given: "-".join(map(str, given.values()))[:60] if isinstance(given, dict) else "",
+)
+def test_a_grid_has_no_more_steps_than_its_network_has_timesteps(wanted, words):
+    settings = ServerSettings(max_steps=5000)
+    door = Admission(Catalog(settings), Memory(), settings)
+    with pytest.raises(InvalidInput, match=words):
+        door.admit({"prompt": "owl", **wanted}, "k")
+    given = {name: Image.new("RGB", (64, 64)) if name == "image" else value for name, value in wanted.items()}
+    with pytest.raises(InvalidInput, match=words):
+        service_of("sd1").run(GenerationRequest.from_json({"prompt": "owl", **given}))
+    for fits in ({"steps": 1000, "schedule": "simple"}, {"steps": 1001, "schedule": "karras"}):
+        door.admit({"prompt": "owl", **fits}, "k")
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "wanted", "words"),
+    [
+        ({"_class_name": "EulerDiscreteScheduler"}, {"sampler_options": {"eta": 1}}, "'eta', expected one of s_churn"),
+        ({"_class_name": "EulerDiscreteScheduler"}, {"sampler_options": {"s_churn": -1}}, "s_churn is -1.0, expected"),
+        (
+            {"_class_name": "EulerDiscreteScheduler"},
+            {"sampler_options": {"eta": 1}, "schedule": "karras"},
+            "'eta', expected one of s_churn",
+        ),
+        (
+            {"_class_name": "UniPCMultistepScheduler", "timestep_spacing": "leading"},
+            {"steps": 1000},
+            "steps is 1000, expected from 1 to 999, the network's training timesteps",
+        ),
+        (
+            {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading", "steps_offset": 1},
+            {"steps": 1000},
+            "the first timestep would be 1000 of 1000",
+        ),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, {"sigmas": [1.00005, 0.0]}, "a number from 0 to 1;"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, {"schedule": "ays_sd15"}, "a grid for the flow path"),
+        (
+            {"_class_name": "DDIMScheduler", "clip_sample": False, "rescale_betas_zero_snr": True},
+            {"sigmas": [4100.0, 0.0]},
+            "a number from 0 to 4096",
+        ),
+    ],
+    ids=lambda given: "-".join(map(str, given.values()))[:60] if isinstance(given, dict) else "",
+)
+def test_what_a_models_own_scheduler_has_no_room_for_is_refused_by_both(tmp_path, scheduler, wanted, words):
+    folder = copy_pipeline("sd1", tmp_path / "model")
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
+    settings = ServerSettings(models={"own": str(folder)}, max_steps=5000)
+    door = Admission(Catalog(settings), Memory(), settings)
+    with pytest.raises(InvalidInput, match=words):
+        door.admit({"prompt": "owl", **wanted}, "k")
+    with pytest.raises(InvalidInput, match=words):
+        undertow.load(folder, dtype=torch.float32).run(GenerationRequest.from_json({"prompt": "owl", **wanted}))
+    door.admit({"prompt": "owl", "noise_convention": "comfy"}, "k")
 
 
 def test_what_a_model_edits_is_asked_for_at_the_door(tmp_path):

@@ -12,6 +12,7 @@ from undertow.adapters.stack import AdapterStack
 from undertow.doors import shown
 from undertow.engine.parts import HighResolution, Region, Share, StepForecast, Views
 from undertow.errors import InvalidInput
+from undertow.guidance_options.steps import require_strength
 from undertow.known_names import TimestepMap, require_dialect, require_sampler, require_schedule, split_guidance
 from undertow.limits import COUNT, PARTS, STEPS
 from undertow.pictures.fields import ImageField
@@ -173,6 +174,8 @@ class GenerationRequest(Record):
         STEPS.require("steps", self.steps if self.sigmas is None else len(self.sigmas))
         if self.sigmas is not None:
             require_grid(self.sigmas)
+        for name in ("guidance_scale", "image_guidance_scale"):
+            require_strength(name, getattr(self, name))
         COUNT.require("count", self.count)
         for name in ("regions", "adapters"):
             PARTS.require(name, len(getattr(self, name)), f"{len(getattr(self, name)):,} {name}")

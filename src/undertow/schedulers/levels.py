@@ -84,6 +84,20 @@ class EDMLevels:
         return self.sigma_max
 
 
+@dataclass(frozen=True, kw_only=True)
+class CarriedLevels:
+    """Of a file that carries a table of its own, of which nothing but its header was read."""
+
+    steps: int = 1000
+
+    @property
+    def path(self) -> PathName:
+        return "VariancePreserving"
+
+    def highest(self, *, comfyui: bool = False) -> None:
+        """Not known."""
+
+
 Levels = DiscreteLevels | FlowLevels | EDMLevels
 
 FLOW_CLASSES = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")

@@ -39,6 +39,16 @@ class ModelSampler:
             return self.options
         return {**self.options, "stride": trained // steps}
 
+    def count(self, trained: int | None, steps: int) -> int | None:
+        """The steps that its levels have where `steps` are asked for; `None` where nobody knows without them. trained:
+        timesteps of the network, where that is known. Errors: those of `timesteps`."""
+        if not self.sigma_min:
+            return steps
+        if trained is None or self.curve is not None:
+            return None
+        # A step from the first trained level to itself changes nothing.
+        return int((self.timesteps(trained, steps) > 0).sum())
+
     @property
     def grid(self) -> str:
         """Our name for its levels, or diffusers' word where there is none."""
