@@ -32,7 +32,7 @@ from undertow.serving.catalog.catalog import Catalog
 from undertow.serving.clock.costs import Costs
 from undertow.serving.clock.timetable import Timetable
 from undertow.serving.failures import FailureCode, Refused, failure_of
-from undertow.serving.request_json import request_of
+from undertow.serving.request_json import request_of, with_pictures, with_sources
 from undertow.serving.settings import ServerSettings
 from undertow.serving.store.store import Store
 
@@ -52,14 +52,18 @@ class Memory:
         return self.kept[sha256]
 
 
-def picture(size=(64, 64), form="PNG") -> bytes:
+def picture(size=(64, 64), form="PNG", shade=1.0) -> bytes:
     buffer = BytesIO()
-    Image.linear_gradient("L").resize(size).convert("RGB").save(buffer, format=form)
+    Image.linear_gradient("L").resize(size).point(lambda level: level * shade).convert("RGB").save(buffer, format=form)
     return buffer.getvalue()
 
 
 def text(content: bytes) -> str:
     return base64.b64encode(content).decode()
+
+
+def unpacked(given: str) -> Image.Image:
+    return Image.open(BytesIO(base64.b64decode(given)))
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +144,7 @@ def test_a_client_that_repeats_a_job_under_its_own_name_means_the_same_job(door)
 
 
 def test_pictures_become_artifacts_and_pictures_again(door):
-    image, control = picture(), picture((64, 32), "WEBP")
+    image, control = picture(), picture((32, 32), "WEBP")
     wanted = {
         "prompt": "a",
         "image": text(image),
@@ -242,6 +246,13 @@ def test_what_is_wrong_is_refused_at_once(door, wanted, words):
 def guided(method: str, **more) -> dict:
     return {"guidance_method": method, **more}
 
+
+@pytest.fixture(scope="module")
+def embedded():
+    return undertow.load("emoji", dtype=torch.float32)
+
+
+BLACK = text(picture(shade=0))
 
 HALF = [{"prompt": "b", "box": [0, 0, 0.5, 1]}]
 STYLED = [{**HALF[0], "adapters": ["mosaic"]}]
@@ -397,6 +408,65 @@ def test_what_a_models_own_scheduler_has_no_room_for_is_refused_by_both(tmp_path
     with pytest.raises(InvalidInput, match=words):
         undertow.load(folder, dtype=torch.float32).run(GenerationRequest.from_json({"prompt": "owl", **wanted}))
     door.admit({"prompt": "owl", "noise_convention": "comfy"}, "k")
+
+
+def of(name: str, **fields) -> dict:
+    return {"adapters": [{"name": name, **fields}]}
+
+
+MAP = {"image": text(picture())}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        (of("mosaic", mask=text(picture())), "mask of mosaic is given, expected nothing for a LoRA"),
+        (
+            of("mosaic", blocks={"input_blocks.*": 1}),
+            r"blocks of mosaic is 'input_blocks.\*', expected a pattern of",
+        ),
+        (of("edges", **MAP, blocks={"up_blocks.*": 1}), r"blocks of edges is 'up_blocks.\*', .* e.g. skips.0, skips.1"),
+        (
+            of("references", **MAP, blocks={"middle": 1}),
+            "blocks of references is 'middle', expected a pattern of",
+        ),
+        (of("edges", **MAP, text_scale=1), "text_scale of edges is 1.0, expected nothing for a ControlNet"),
+        (of("edges", **MAP, mask=[text(picture())] * 2), "mask of edges is 2 masks, expected at most one"),
+        (
+            of("references", **MAP, mask=[text(picture())] * 2),
+            "mask of references is 2 masks, expected 1, one for each",
+        ),
+        (
+            of("edges", image=text(picture((96, 64)))),
+            "image of edges is 96x64, expected the shape of the picture to draw, 128x128",
+        ),
+        ({**of("edges", **MAP), "size": [64, 128]}, "image of edges is 64x64, expected the shape .* 128x64"),
+        (of("edges", **MAP, mask=text(picture((96, 64)))), "mask of edges is 96x64, expected the shape"),
+        (of("references", **MAP, mask=text(picture((96, 64)))), "mask of references is 96x64, expected the shape"),
+        (of("references", **MAP, mask=BLACK), "mask of references is black everywhere, expected white where it acts"),
+        (
+            {"regions": [{"prompt": "b", "box": [0, 0, 1, 1], **of("mosaic", mask=text(picture()))}]},
+            "mask of mosaic is given",
+        ),
+        (
+            {"adapters": {"adapters": ["mosaic"], "strategy": "weighted", "weights": {"mosaic": 1e300}}},
+            r"stack.weights\['mosaic'\] is 1e\+300, expected a number from -1,000,000 to 1,000,000",
+        ),
+        (
+            {"regions": [{"prompt": "b", "box": [0, 0, 1, 1], "weight": 1e300}]},
+            "expected a finite number above 0 and at m",
+        ),
+        ({"prompt": "(a:1e30)", "dialect": "comfy"}, "'1e30', expected a number from -1,000,000 to 1,000,000, such as"),
+        ({"prompt": '("a", "b").blend(0, 0)', "dialect": "compel"}, "expected a sum other than 0"),
+    ],
+    ids=lambda given: "-".join(map(str, given.values()))[:60] if isinstance(given, dict) else "",
+)
+def test_what_adapters_cannot_be_given_is_refused_by_both(door, embedded, wanted, words):
+    with pytest.raises(InvalidInput, match=words):
+        door.admit({"prompt": "owl", **wanted}, "k")
+    opened = with_pictures(with_sources({"prompt": "owl", "steps": 1, **wanted}), lambda place, given: unpacked(given))
+    with pytest.raises(InvalidInput, match=words):
+        embedded.run(GenerationRequest.from_json(opened))
 
 
 def test_what_a_model_edits_is_asked_for_at_the_door(tmp_path):

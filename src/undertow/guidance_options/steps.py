@@ -5,12 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from undertow.errors import InvalidInput
+from undertow.limits import LARGEST_SCALE
 
 Scale = float | tuple[float, ...] | Callable[[float], float]
 """One number; one for every step; or a function of the step's fraction of the run, 0 at the first step."""
-
-LARGEST_SCALE = 1_000_000
-"""Far above what draws anything; larger ones end in numbers that are not finite."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from annotated_types import Ge, Le, MaxLen
 from undertow.checkpoints.identify.few_steps import left_to_model
 from undertow.doors import nearest
 from undertow.encoders.prompts.catalogue import parse_prompt
+from undertow.encoders.prompts.tree import Blend
 from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
 from undertow.memory.plan import MemoryPlan
@@ -297,7 +298,7 @@ class Admission:
                 raise InvalidInput(name, f"{count:,}", f"at most {most:,}", "this service draws no more at once")
         _check_names(request)
         _check_prompts(request)
-        require_drawable(request, model)
+        require_drawable(request, model, used)
         if request.size is not None:
             require_size("size", request.size, model.subject)
             _require_pixels("size", request.size, settings.max_pixels)
@@ -372,11 +373,13 @@ def _check_names(request: GenerationRequest) -> None:
 
 
 def _check_prompts(request: GenerationRequest) -> None:
-    """Errors: `PromptError`."""
-    parse_prompt(request.prompt, request.dialect)
-    parse_prompt(request.negative_prompt, request.dialect, composition=False)
-    for region in request.regions:
-        parse_prompt(region.prompt, request.dialect, composition=False)
+    """Errors: `PromptError`, `InvalidInput`."""
+    parsed = [parse_prompt(request.prompt, request.dialect)]
+    for prompt in (request.negative_prompt, *(region.prompt for region in request.regions)):
+        parsed.append(parse_prompt(prompt, request.dialect, composition=False))
+    for one in parsed:
+        if isinstance(one.tree, Blend):
+            one.tree.require_sum()
 
 
 def _require_fit(argument: str, entry: AdapterEntry, model: ModelEntry, *, embedding: bool) -> None:
