@@ -508,11 +508,16 @@ def test_a_deadline_that_cannot_be_kept_is_refused_with_the_number(door, tmp_pat
     wanted = {"prompt": "a", "steps": 8, "deadline_s": 5.0, "mode": "fast"}
     new = door.admit(wanted, "k")
     assert (new.finish_at, new.deadline_at) == (1004.0, 1005.0)
-    with pytest.raises(Refused, match=r"in 8.0 s, later than its deadline in 5.0 s") as refusal:
+    with pytest.raises(Refused, match=r"deadline_s is 5, and the job will be done in 8.0 s: give it more") as refusal:
         door.admit(wanted, "k")
     assert refusal.value.code == FailureCode.DEADLINE_PASSED
     assert refusal.value.numbers == {"finish_s": 8.0, "deadline_s": 5.0, "finish_at": 1008.0}
-    # The refused one takes no time.
+    with pytest.raises(Refused, match=r"deadline_s is 0.01, and the job will be done in 1.0 s"):
+        door.admit({**wanted, "steps": 2, "deadline_s": 0.01}, "k")
+    for never in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(InvalidInput, match=r"deadline_s is .*, expected a finite number above 0; seconds from now"):
+            door.admit({**wanted, "deadline_s": never}, "k")
+    # The refused ones take no time.
     assert door.admit({"prompt": "a", "steps": 2, "mode": "fast"}, "k").finish_at == 1005.0
     store.close()
 
