@@ -21,6 +21,7 @@ from undertow.checkpoints.read.loading import LoadOptions
 from undertow.checkpoints.read.model_loading import load_model
 from undertow.checkpoints.read.unet_loading import load_unet_from
 from undertow.checkpoints.write.unet_folder import save_unet
+from undertow.embedded import embedded_models
 from undertow.errors import (
     ConfigError,
     CorruptFile,
@@ -326,3 +327,14 @@ def test_paths_are_never_asked_of_the_hub(cache):
         with pytest.raises(UnknownCheckpoint, match="no such file or folder") as caught:
             undertow.load_unet(source)
         assert "Hub did not answer" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", embedded_models())
+def test_a_name_that_only_higher_doors_take_is_told_where_it_goes(name):
+    """And is not asked whether it was meant."""
+    with pytest.raises(UnknownCheckpoint, match=r"undertow.load and undertow.load_unet take .* by its name") as refusal:
+        load_model(name)
+    assert f"embedded_models()[{name!r}]" in str(refusal.value)
+    assert "did you mean" not in str(refusal.value)
+    with pytest.raises(UnknownCheckpoint, match=f"did you mean {name!r}"):
+        load_model(f"./{name}")
