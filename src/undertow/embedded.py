@@ -49,9 +49,7 @@ def meant_by(path: str | Path) -> str:
     name, embedded = Path(path).name, embedded_models()
     if str(path) in embedded:
         place = f"undertow.embedded.embedded_models()[{name!r}]"
-        return (
-            f"undertow.load and undertow.load_unet take an embedded model by its name, and this its folder, {place}; "
-        )
+        return f"undertow.load and undertow.load_unet take it by its name, here it is {place}; or "
     if len(Path(path).parts) > 1 and name.lower() not in embedded:
         return ""
     return did_you_mean(name, embedded)
