@@ -18,7 +18,7 @@ from undertow.checkpoints.identify.identification import identify_unet, marked, 
 from undertow.checkpoints.identify.prediction import Hints, find_zero_terminal_snr
 from undertow.checkpoints.identify.self_description import described_text
 from undertow.checkpoints.identify.text_architecture import kind_of_text, transformers_config
-from undertow.checkpoints.identify.unsupported import refuse_other_pipelines
+from undertow.checkpoints.identify.unsupported import refuse_other_parts, refuse_other_pipelines
 from undertow.checkpoints.identify.vae_architecture import vae_config_of
 from undertow.checkpoints.keymap.prefixes import TextKind
 from undertow.encoders.clip_config import ClipTextConfig, config_from_transformers
@@ -31,7 +31,7 @@ from undertow.schedulers.samplers import folder_sampler
 from undertow.unet.config import UNetConfig
 from undertow.unet.diffusers_config import config_from_diffusers
 from undertow.vae.config import VAEConfig
-from undertow.vae.diffusers_config import vae_config_from_diffusers
+from undertow.vae.diffusers_config import AUTOENCODER, vae_config_from_diffusers
 
 INDEX = "model_index.json"
 SCHEDULER = "scheduler/scheduler_config.json"
@@ -132,8 +132,13 @@ def _of_folder(files: Listing) -> Outline:
         raise UnknownCheckpoint(
             files.path, f"no {CONFIG}, no unet/{CONFIG}", "give a diffusers model or pipeline folder"
         )
+    described = files.json(f"{inside}{CONFIG}")
+    if described.get("_class_name") == AUTOENCODER:
+        problem = "an autoencoder without a U-Net, which draws nothing by itself"
+        raise UnknownCheckpoint(files.path, problem, "give a whole model; in Python, this as `vae=`")
+    refuse_other_parts(files.path, described)
     with naming_file(files.path / inside / CONFIG):
-        config = config_from_diffusers(files.json(f"{inside}{CONFIG}"))
+        config = config_from_diffusers(described)
     text: dict[TextKind, ClipTextConfig] = {}
     places: dict[str, str] = {"unet": inside.rstrip("/"), "vae": "vae"}
     for folder in TEXT_FOLDERS:

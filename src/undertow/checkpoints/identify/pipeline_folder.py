@@ -11,7 +11,7 @@ from undertow.checkpoints.identify.families import describe_family
 from undertow.checkpoints.identify.identification import Identification
 from undertow.checkpoints.identify.prediction import Evidence
 from undertow.checkpoints.identify.text_architecture import kind_of_text
-from undertow.checkpoints.identify.unsupported import refuse_other_pipelines, refuse_quantized
+from undertow.checkpoints.identify.unsupported import refuse_other_parts, refuse_other_pipelines, refuse_quantized
 from undertow.checkpoints.keymap.contents import make_part
 from undertow.checkpoints.keymap.prefixes import TEXT_WIDTHS, Component, TextKind
 from undertow.diffusion.parameterizations import PARAMETERIZATIONS
@@ -75,11 +75,13 @@ def open_folder(folder: Path, options: OpenOptions) -> Checkpoint:
 def read_config(folder: str | Path) -> UNetConfig:
     """The architecture in a diffusers model folder, or in the `unet` folder of a pipeline.
 
-    Errors: `UnknownCheckpoint`, `CorruptFile`, `ConfigError`.
+    Errors: `UnknownCheckpoint`, `CorruptFile`, `ConfigError`; those of `refuse_other_parts`.
     """
     file = find_unet_folder(Path(folder)) / CONFIG
+    described = read_json(file)
+    refuse_other_parts(file.parent, described)
     with naming_file(file):
-        return config_from_diffusers(read_json(file))
+        return config_from_diffusers(described)
 
 
 def _parts(folder: Path, unet_folder: Path, options: OpenOptions) -> dict[Component, PartSource]:
