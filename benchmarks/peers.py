@@ -25,9 +25,10 @@ from tests.golden.folders import FOLDERS, draw_ours, draw_theirs
 from tests.golden.sampler_peers import ESTIMATE
 from undertow.diffusion import FlowSchedule, NoiseSchedule, sigma_grid
 from undertow.diffusion.paths import starting_noise
-from undertow.diffusion.schedules import COMFYUI_ZERO_SNR_ALPHA_CUMPROD, Schedule
+from undertow.diffusion.schedules import Schedule
 from undertow.sampling import ALIASES, SAMPLERS, NoiseSource, answered, start_sampler
 from undertow.sampling.names import read_names
+from undertow.schedulers.levels import COMFYUI_ZERO_SNR_ALPHA_CUMPROD
 
 PAGE = Path("docs/results/peers.md")
 SEEDS, STEPS, SHAPE = [3, 4], (4, 10, 20), (3, 4)

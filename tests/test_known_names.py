@@ -9,7 +9,7 @@ from undertow.cli.model_loading import Precision
 from undertow.diffusion.grids import GRIDS
 from undertow.diffusion.parameterizations import PARAMETERIZATIONS
 from undertow.encoders.prompts import DIALECTS
-from undertow.engine.guided import METHODS
+from undertow.engine.guidance_method import METHODS
 from undertow.sampling.catalogue import SAMPLERS
 from undertow.step_counts import EVALUATIONS
 
@@ -35,6 +35,8 @@ def test_every_catalogue_has_the_names_that_are_known_without_it():
         name: set(found) for name, found in known_names.SAMPLER_PATHS.items()
     }
     assert {name for name, entry in SAMPLERS.items() if entry.inverse} == set(known_names.INVERSE_SAMPLERS)
+    discarding = {name for name, entry in SAMPLERS.items() if entry.discards_penultimate}
+    assert discarding == set(known_names.DISCARDING_SAMPLERS)
     assert {name: entry.evaluations for name, entry in SAMPLERS.items() if (entry.evaluations or 1) > 1} == EVALUATIONS
 
 

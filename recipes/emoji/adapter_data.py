@@ -15,8 +15,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
+from recipes.arguments import add_threads, count, parsed
 from recipes.emoji.adapter_card import ship_control, ship_image_prompt
 from recipes.emoji.control import draw_with_edges, draw_with_references, write_paired
 from recipes.emoji.editions import CRISP, FIRST
@@ -36,16 +35,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--out", type=Path, default=Path("out/emoji-adapters"))
     parser.add_argument("--model", default="emoji", help="base model, for the commands")
-    parser.add_argument("--pictures", type=int, default=4096, help="of each kind")
-    parser.add_argument("--vision-steps", type=int, default=VISION.steps)
-    parser.add_argument("--steps", type=int, default=1000, help="of the commands")
+    parser.add_argument("--pictures", type=count, default=4096, help="of each kind")
+    parser.add_argument("--vision-steps", type=count, default=VISION.steps)
+    parser.add_argument("--steps", type=count, default=1000, help="of the commands")
     parser.add_argument("--ship", type=Path, help="folder for what was trained, with cards")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    add_threads(parser)
     parser.add_argument("--font", type=Path, default=FONT)
     parser.add_argument("--crisp", action="store_true", help="pictures of the second edition")
-    options = parser.parse_args()
+    options = parsed(parser)
     edition = CRISP if options.crisp else FIRST
-    torch.set_num_threads(options.threads)
     glyphs = Glyphs(options.font)
     glyphs.require()
     for name, paired, draw in (

@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 import undertow
+from recipes.arguments import add_threads, count, parsed
 from recipes.emoji.control import draw_reference, on_color
 from recipes.emoji.draw import SETTINGS
 from recipes.emoji.evaluate import kinds
@@ -101,12 +102,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("out/emoji-adapters/references"))
     parser.add_argument("--out", type=Path, default=Path("out/emoji-encoders"))
     parser.add_argument("--model", default="emoji", help="embedded model or pipeline folder")
-    parser.add_argument("--steps", type=int, default=800, help="of training")
-    parser.add_argument("--prompts", type=int, default=100)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--steps", type=count, default=800, help="of training")
+    parser.add_argument("--prompts", type=count, default=100)
+    add_threads(parser)
     parser.add_argument("--font", type=Path, default=FONT)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = parsed(parser)
     glyphs = Glyphs(options.font)
     glyphs.require()
     service = undertow.load(options.model, dtype=torch.float32)

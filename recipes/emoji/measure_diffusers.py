@@ -15,6 +15,7 @@ import diffusers
 import numpy as np
 import torch
 
+from recipes.arguments import add_threads, count, parsed
 from recipes.emoji.draw import SETTINGS
 from recipes.emoji.editions import edition_of
 from recipes.emoji.evaluate import PROMPTS, kinds, measure, write_shares
@@ -28,16 +29,15 @@ BATCH = 50
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", type=Path, default=embedded_models().get("emoji"), help="pipeline folder")
-    parser.add_argument("--prompts", type=int, default=PROMPTS, help="of each kind")
+    parser.add_argument("--prompts", type=count, default=PROMPTS, help="of each kind")
     parser.add_argument("--guidance", type=float, default=SETTINGS.guidance)
-    parser.add_argument("--steps", type=int, default=SETTINGS.steps)
+    parser.add_argument("--steps", type=count, default=SETTINGS.steps)
     parser.add_argument("--font", type=Path, default=FONT)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    add_threads(parser)
     parser.add_argument("--out", type=Path, default=Path("out/emoji/diffusers.json"))
-    options = parser.parse_args()
+    options = parsed(parser)
     if options.model is None:
         parser.error("emoji is not among the embedded models yet: --model FOLDER")
-    torch.set_num_threads(options.threads)
     glyphs = Glyphs(options.font)
     glyphs.require()
     pipeline = load_pipeline(options.model)

@@ -44,9 +44,12 @@ def require_named(source: str | Path) -> None:
 
 
 def meant_by(path: str | Path) -> str:
-    """A question to stand before a remedy, where a path to nothing is a model's name with a slash, such as ./emoji, or
-    ends in one."""
+    """A sentence to stand before a remedy, where a path to nothing is a model's name, by itself or with a slash, such
+    as ./emoji, or ends in one."""
     name, embedded = Path(path).name, embedded_models()
+    if str(path) in embedded:
+        place = f"undertow.embedded.embedded_models()[{name!r}]"
+        return f"undertow.load and undertow.load_unet take it by its name, here it is {place}; or "
     if len(Path(path).parts) > 1 and name.lower() not in embedded:
         return ""
     return did_you_mean(name, embedded)

@@ -75,6 +75,13 @@ SAMPLERS: Mapping[str, tuple[str, ...]] = {
 PathName = Literal["VariancePreserving", "VarianceExploding", "RectifiedFlow"]
 """Kinds of paths that noise levels go along (`diffusion.paths`)."""
 
+TimestepMap = Literal["interpolated", "nearest"]
+"""How a noise level becomes a timestep (`diffusion.schedules`)."""
+
+StartNoise = Literal["variance", "sigma"]
+"""How large pure noise is where sampling starts: of the variance that the network's input was trained with
+(`diffusion.paths`), or sigma times standard normal noise, a little less."""
+
 SAMPLER_PATHS: Mapping[str, tuple[PathName, ...]] = {
     "ddim_inverse": ("VariancePreserving", "VarianceExploding"),
     "tcd": ("VariancePreserving", "VarianceExploding"),
@@ -87,6 +94,9 @@ SAMPLER_PATHS: Mapping[str, tuple[PathName, ...]] = {
 
 INVERSE_SAMPLERS = ("ddim_inverse",)
 """Samplers that run from a picture to noise."""
+
+DISCARDING_SAMPLERS = ("dpm2", "dpm2_a", "unipc", "unipc_bh2")
+"""Samplers for which ComfyUI and A1111 leave out the last level above 0."""
 
 
 @dataclass(frozen=True)
@@ -153,10 +163,10 @@ _TUNED: tuple[tuple[tuple[str, ...], Mapping[str, Bounds]], ...] = (
             "rtol": Bounds(1e-08),
             "atol": Bounds(1e-08),
             "h_init": Bounds(0.0001),
-            "pcoeff": Bounds(),
-            "icoeff": Bounds(),
-            "dcoeff": Bounds(),
-            "accept_safety": Bounds(),
+            "pcoeff": Bounds(0, 10),
+            "icoeff": Bounds(0, 10),
+            "dcoeff": Bounds(0, 10),
+            "accept_safety": Bounds(0, 1),
             "eta": Bounds(),
             "s_noise": Bounds(),
         },
@@ -278,6 +288,20 @@ GRID_ALIASES: dict[str, dict[str, str]] = {
 }
 """Names of other tools, and ours for the same grid. Where one of theirs is ours for another grid, ours counts."""
 
+TABLED_GRIDS = ("ays_sd15", "ays_sdxl", "gits_sd15", "gits_sdxl")
+"""Grids that are tables for Stable Diffusion, which no flow has."""
+
+COUNTED_GRIDS = ("simple", "ddim", "ddim_comfyui", "turbo", *TABLED_GRIDS)
+"""Grids that have no more steps than the network has training timesteps."""
+
+AUTOMATIC_GRIDS: Mapping[str, str] = {
+    **dict.fromkeys(["dpmpp_2m", "dpmpp_sde", "dpmpp_2s_a", "dpm2", "dpm2_a", "restart"], "karras"),
+    **dict.fromkeys(["dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde"], "exponential"),
+    "ddim": "ddim_comfyui",
+}
+"""A1111's "Automatic": the grid in the options of a sampler (modules/sd_samplers_kdiffusion.py); of others its uniform
+one, `normal`."""
+
 GUIDANCE = (
     "none",
     "cfg",
@@ -292,7 +316,7 @@ GUIDANCE = (
     "rescale",
     "free_u",
 )
-"""Guidance methods (`engine.guided`)."""
+"""Guidance methods (`engine.guidance_method`)."""
 
 DIALECTS = ("plain", "a1111", "comfy", "compel")
 """Prompt dialects (`encoders.prompts`)."""
@@ -386,9 +410,24 @@ def require_sampler_options(sampler: str, options: Mapping[str, float]) -> None:
 
 
 def require_schedule(name: str) -> None:
-    """Errors: `InvalidInput` offers the nearest names, here and in other tools."""
+    """Errors: those of `find_grid`."""
     if name.lower() != AUTOMATIC:
-        look_up(_GRID_NAMES, name, "schedule", listed_by="undertow samplers --schedules")
+        find_grid(name)
+
+
+def find_grid(name: str) -> str:
+    """Our name of the grid. Errors: `InvalidInput` offers the nearest names, here and in other tools."""
+    return look_up(_GRID_NAMES, name, "schedule", listed_by="undertow samplers --schedules")
+
+
+def grid_beside(sampler: str, ending: str | None, schedule: str | None) -> str | None:
+    """The grid that a request names; `None` where it names none. sampler: ours. ending: a grid's name at the end of the
+    sampler's, which a `schedule` of its own goes before."""
+    if schedule is None:
+        return ending
+    if schedule.lower() == AUTOMATIC:
+        return ending or AUTOMATIC_GRIDS.get(sampler, "normal")
+    return schedule
 
 
 def require_dialect(name: str) -> None:

@@ -53,6 +53,10 @@ class Limit:
             raise InvalidInput(argument, value, f"at most {self.most:,} {self.of}", remedy)
 
 
+LARGEST_SCALE = 1_000_000
+"""Of guidance, an adapter, a word's weight and whatever else multiplies numbers of a network: far above what draws
+anything. What is larger ends in numbers that are not finite; in types of half the size, on the way there."""
+
 PIXELS = Limit(name="pixels", usual=2**26, of="pixels")
 """Of a picture that is read, or made by `undertow preprocess`: 8192 x 8192, 256 MB once it is decoded."""
 

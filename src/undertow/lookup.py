@@ -53,6 +53,11 @@ def did_you_mean(name: str | Path, known: Iterable[str]) -> str:
     return f"did you mean {spelled[near[0]]!r}? " if near else ""
 
 
+def in_seconds(seconds: float) -> str:
+    """A time in a sentence, which is never 0 unless it is: 12.3 s, 0.012 s."""
+    return f"{seconds:.1f} s" if seconds >= 1 or not seconds else f"{seconds:.2g} s"
+
+
 def counted(count: int, one: str, many: str | None = None) -> str:
     """A number and its noun: 1 layer, 2 layers. many: the plural where it is not the singular with an s."""
     return f"{count:,} {one}" if count == 1 else f"{count:,} {many or f'{one}s'}"

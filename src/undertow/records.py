@@ -276,10 +276,11 @@ def _rule(annotation: Any) -> _Rule | None:
 def _refusal(cls: type[Record], json: Any, err: ValidationError, prefix: str) -> InvalidInput:
     """The most specific of pydantic's errors in our words.
 
-    Of a union that is the alternative which was understood furthest; a misspelled field goes before a missing one.
+    Of a union that is the alternative which was understood furthest, whose constructor refused it rather than that it
+    is of another type; a misspelled field goes before a missing one.
     """
-    error = max(err.errors(include_url=False), key=lambda one: (len(one["loc"]), one["type"] != "missing"))
-    cause = error.get("ctx", {}).get("error")
+    error = max(err.errors(include_url=False), key=_specific)
+    cause = _cause(error)
     name = prefix + _dotted(error["loc"], json)
     if isinstance(cause, InvalidInput):  # of a constructor, which says what, or of a field, which does not know where
         at_field = error["loc"][-1:] == (cause.argument,)
@@ -297,6 +298,15 @@ def _refusal(cls: type[Record], json: Any, err: ValidationError, prefix: str) ->
             return InvalidInput(
                 name or cls.__name__, value, _expected(error, owner, field), meaning(owner, field) if field else ""
             )
+
+
+def _specific(error: ErrorDetails) -> tuple[int, bool, bool]:
+    """The larger, the more an error says of what is wrong."""
+    return len(error["loc"]), isinstance(_cause(error), InvalidInput), error["type"] != "missing"
+
+
+def _cause(error: ErrorDetails) -> Any:
+    return error.get("ctx", {}).get("error")
 
 
 KINDS = {

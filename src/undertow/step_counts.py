@@ -5,11 +5,14 @@ from collections.abc import Mapping, Sequence
 from math import ceil
 
 from undertow.errors import InvalidInput
-from undertow.known_names import require_sampler
+from undertow.known_names import COUNTED_GRIDS, TABLED_GRIDS, PathName, require_sampler
 from undertow.limits import STEPS
 
 LARGEST_SIGMA = 1e9
 """Its square is still a number in float32. Published models end below 5,000."""
+
+SIGMA_ROUNDING = 1e-4
+"""A sigma that went through float32 or a power of 1/rho may exceed the highest level by that share of it."""
 
 EVALUATIONS: Mapping[str, int] = {
     **dict.fromkeys(
@@ -80,6 +83,35 @@ def require_distilled(steps: int, original: int, argument: str = "steps") -> Non
     """original: steps that a consistency model was distilled at. Errors: `InvalidInput` for more than those."""
     if not 1 <= steps <= original:
         raise InvalidInput(argument, steps, f"from 1 to {original}, the steps that the model was distilled at")
+
+
+def require_on_grid(
+    grid: str, steps: int, trained: int, path: PathName | None, *, discards: bool = False, argument: str = "steps"
+) -> None:
+    """grid: our name. trained: timesteps of the network. path: that its levels go along; `None` where it is not known.
+    discards: the last level above 0 is left out, of a grid with one step more. argument: which says the steps. Errors:
+    `InvalidInput` for more steps than the grid has levels, and for a grid that the path has not."""
+    if grid in TABLED_GRIDS and path == "RectifiedFlow":
+        remedy = "take normal or simple for a flow"
+        raise InvalidInput("schedule", repr(grid), "a grid for the flow path, whose sigma ends at 1", remedy)
+    if grid in COUNTED_GRIDS and steps > trained - discards:
+        but = ", of which it leaves one out" if discards else ""
+        remedy = "take fewer, or another schedule"
+        raise InvalidInput(
+            argument,
+            steps,
+            f"at most {trained - discards} on {grid}: the network has {trained} training timesteps{but}",
+            remedy,
+        )
+
+
+def require_levels(sigmas: Sequence[float], highest: float, path: PathName | None) -> None:
+    """highest: level of the network. path: that its levels go along; `None` where it is not known. Errors:
+    `InvalidInput` for noise that the network was not trained on."""
+    rounding = 0.0 if path == "RectifiedFlow" else highest * SIGMA_ROUNDING  # whose end is exactly 1
+    if sigmas[0] > highest + rounding:
+        remedy = "use levels of noise that this network was trained on"
+        raise InvalidInput("sigmas[0]", sigmas[0], f"a number from 0 to {highest:g}", remedy)
 
 
 def require_grid(sigmas: Sequence[float]) -> None:

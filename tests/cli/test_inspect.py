@@ -1,6 +1,7 @@
 import pytest
 
 from undertow.cli import main
+from undertow.embedded import embedded_models
 
 
 def test_trace_prints_every_stage_s_input_and_output(capsys):
@@ -25,6 +26,7 @@ def test_a_preset_s_summary_counts_parameters(capsys):
         (["inspect", "sd15", "--trace", "--size", "64x"], "WIDTHxHEIGHT"),
         (["inspect", "sd15", "--trace", "--size", "64x-1"], "WIDTHxHEIGHT"),
         (["inspect", "sd15", "--trace", "--batch", "0"], "--batch is '0', expected at least 1"),
+        (["inspect", str(embedded_models()["emoji"] / "text_encoder")], "a text encoder without a U-Net"),
     ],
 )
 def test_what_cannot_be_inspected_is_refused_in_one_sentence(arguments, words, capsys):
@@ -33,6 +35,13 @@ def test_what_cannot_be_inspected_is_refused_in_one_sentence(arguments, words, c
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
+
+
+def test_an_autoencoder_by_itself_is_shown(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["inspect", str(embedded_models()["emoji"] / "vae")]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert next(line for line in lines if line[:1] == ["VAE"])[-1] == "yes"
 
 
 def test_ports_lists_every_place_where_adapters_act(capsys, monkeypatch):

@@ -13,8 +13,10 @@ from tests.compile.test_unet_compile import SMALL_TEXT, TINY, TINY_TEXT, Counter
 from tests.golden.minis import Mini, build, conditioning_for, latents_for
 from undertow.diffusion.guidance import Perturbation
 from undertow.unet.conditioning import Ports
-from undertow.unet.free_u import FreeU, free_u_factors
-from undertow.unet.perturbation import first_self_attention, perturbed_rows
+from undertow.unet.free_u import FreeU
+from undertow.unet.free_u_factors import free_u_factors
+from undertow.unet.perturbation import perturbed_rows
+from undertow.unet.self_attentions import first_self_attention
 
 TOLERANCE = 1e-5
 """float32; the traced graph runs the same operations."""

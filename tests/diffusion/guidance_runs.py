@@ -6,7 +6,17 @@ import torch
 from torch import Tensor
 
 from undertow.diffusion import Epsilon, Parameterization
-from undertow.diffusion.guidance import Branch, Estimate, Evaluation, Guidance, GuidanceRun, Guided, Method, Step
+from undertow.diffusion.guidance import (
+    Branch,
+    Estimate,
+    Evaluation,
+    Guidance,
+    GuidanceRun,
+    Guided,
+    Method,
+    Step,
+    sigmas_at,
+)
 
 SHAPE = (3, 4, 6, 8)
 
@@ -43,7 +53,7 @@ def combine(
     parameterization = Epsilon() if parameterization is None else parameterization
     guidance = Guidance(methods=tuple(methods))
     run = guidance.start(at.count, parameterization) if run is None else run
-    sigmas = at.sigmas(x)
+    sigmas = sigmas_at(at, x)
     estimates = {
         branch: Estimate(denoised=parameterization.denoised(predictions[branch], x, sigmas))
         for branch in guidance.branches(at)

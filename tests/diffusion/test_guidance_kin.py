@@ -45,6 +45,7 @@ from undertow.diffusion.guidance import (
     Tangential,
     ZeroStar,
     embedded_scale,
+    sigmas_at,
 )
 from undertow.errors import InvalidInput
 from undertow.unet.free_u import FreeU
@@ -101,12 +102,13 @@ def test_projected_guidance_is_diffusers_over_a_run(parameterization, eta: float
 def test_projected_guidance_is_the_papers_on_estimates_of_x0():
     """Algorithm of arXiv:2410.02416: conditional + (scale - 1) update, as diffusers' `use_original_formulation`."""
     x0 = {
-        branch: Epsilon().denoised(PREDICTIONS[branch], X, step().sigmas(X)) for branch in (CONDITIONAL, UNCONDITIONAL)
+        branch: Epsilon().denoised(PREDICTIONS[branch], X, sigmas_at(step(), X))
+        for branch in (CONDITIONAL, UNCONDITIONAL)
     }
     update = normalized_guidance(x0[CONDITIONAL], x0[UNCONDITIONAL], 6.0, None, 0.0, 5.0, use_original_formulation=True)
     method = AdaptiveProjected(scale=7.0, eta=0.0, norm_limit=5.0, momentum=0.0)
     ours = combine((method,), PREDICTIONS, X, step())
-    torch.testing.assert_close(Epsilon().denoised(ours, X, step().sigmas(X)), update, **EXACT)
+    torch.testing.assert_close(Epsilon().denoised(ours, X, sigmas_at(step(), X)), update, **EXACT)
     plain = AdaptiveProjected(scale=7.0, eta=1.0, norm_limit=math.inf, momentum=0.0)
     classifier_free = combine((ClassifierFree(scale=7.0),), PREDICTIONS, X, step())
     torch.testing.assert_close(combine((plain,), PREDICTIONS, X, step()), classifier_free, **EXACT)
@@ -213,7 +215,7 @@ def test_self_attention_guidance_is_diffusers(monkeypatch, side: str, timestep: 
     guidance = Guidance(methods=methods)
     estimates = {
         branch: Estimate(
-            denoised=Epsilon().denoised(noise[branch], x, at.sigmas(x)),
+            denoised=Epsilon().denoised(noise[branch], x, sigmas_at(at, x)),
             observations=dict.fromkeys(branch.observed, ATTENTION),
         )
         for branch in guidance.branches(at)
@@ -224,10 +226,10 @@ def test_self_attention_guidance_is_diffusers(monkeypatch, side: str, timestep: 
         assert evaluation.branch == Branch(side=side)
         torch.testing.assert_close(evaluation.x * alpha.sqrt(), degraded, rtol=1e-6, atol=1e-6)
         prediction = _second_look(evaluation.x * alpha.sqrt())
-        return Estimate(denoised=Epsilon().denoised(prediction, evaluation.x, at.sigmas(x)))
+        return Estimate(denoised=Epsilon().denoised(prediction, evaluation.x, sigmas_at(at, x)))
 
     guided = finish(guidance.start(10, Epsilon()).combine(at, x, estimates), answer).denoised
-    ours = Epsilon().prediction_from_denoised(guided, x, at.sigmas(x))
+    ours = Epsilon().prediction_from_denoised(guided, x, sigmas_at(at, x))
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)  # the scheduler's alphas began as float32
     assert (expected - seen).abs().max() > 0.1
 
@@ -269,7 +271,7 @@ def test_self_attention_guidance_noises_a_flow_with_the_noise_that_was_there():
         run.combine(at, x, {CONDITIONAL: Estimate(denoised=estimate, observations={"mid_block": ATTENTION})})
     )
     noise = (x - 0.75 * estimate) / 0.25
-    expected = RectifiedFlow().add_noise(method.degrade(estimate, ATTENTION), noise, at.sigmas(x))
+    expected = RectifiedFlow().add_noise(method.degrade(estimate, ATTENTION), noise, sigmas_at(at, x))
     torch.testing.assert_close(evaluation.x, expected, **EXACT)
 
 
@@ -293,7 +295,7 @@ def test_mimic_is_that_of_its_author(percentile: float, amount: float, space):
     """dynthresh of sd-dynamic-thresholding with its defaults, written out; in either of the spaces it is used in."""
     parts = PREDICTIONS
     if space == "denoised":
-        parts = {branch: Epsilon().denoised(part, X, step().sigmas(X)) for branch, part in PREDICTIONS.items()}
+        parts = {branch: Epsilon().denoised(part, X, sigmas_at(step(), X)) for branch, part in PREDICTIONS.items()}
     relative = parts[CONDITIONAL] - parts[UNCONDITIONAL]
     mimic, target = (parts[UNCONDITIONAL] + scale * relative for scale in (3.0, 12.0))
     means = target.mean((2, 3), keepdim=True)
@@ -304,7 +306,7 @@ def test_mimic_is_that_of_its_author(percentile: float, amount: float, space):
     expected = amount * result + (1 - amount) * target
     methods = (ClassifierFree(scale=12.0), Mimic(scale=3.0, percentile=percentile, amount=amount, space=space))
     ours = combine(methods, PREDICTIONS, X, step())
-    ours = Epsilon().denoised(ours, X, step().sigmas(X)) if space == "denoised" else ours
+    ours = Epsilon().denoised(ours, X, sigmas_at(step(), X)) if space == "denoised" else ours
     torch.testing.assert_close(ours, expected, **EXACT)
 
 

@@ -12,8 +12,8 @@ from undertow.diffusion import (
     VPrediction,
     XPrediction,
 )
-from undertow.diffusion.betas import TabledBetas
 from undertow.errors import ConfigError
+from undertow.schedulers.betas import TabledBetas
 
 STABLE_DIFFUSION_2 = {
     "_class_name": "DDIMScheduler",

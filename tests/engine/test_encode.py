@@ -13,7 +13,6 @@ from tests.golden.pipelines import SCHEDULE
 from tests.services import service_of
 from undertow import Adapter, GenerationRequest, HighResolution, InvalidInput, Region, UNet, Views
 from undertow.adapters.manager import AdapterManager
-from undertow.diffusion.betas import LinearBetas
 from undertow.diffusion.grids import sigma_grid
 from undertow.engine.debug import Debug
 from undertow.engine.encode import Encoded, encode
@@ -21,6 +20,7 @@ from undertow.engine.passes import Continue, FromNoise, FromPicture, Upscaled
 from undertow.engine.watch import Watch
 from undertow.errors import MissingComponent
 from undertow.pictures.pixels import to_pixels
+from undertow.schedulers.betas import LinearBetas
 
 DDIM = {"sampler": "ddim", "schedule": "ddim"}
 """With diffusers' timesteps: 100 i + 1 for ten steps."""

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from tests.golden.minis import M15, build, conditioning_for
-from undertow.diffusion.betas import ScaledLinearBetas
 from undertow.diffusion.denoiser import Preconditioning
 from undertow.diffusion.guidance import Perturbation
 from undertow.diffusion.parameterizations import Epsilon
@@ -15,6 +14,7 @@ from undertow.engine.evaluation import BranchInput, Network, evaluate
 from undertow.engine.forward import forward
 from undertow.engine.layout import Layout
 from undertow.engine.rows import Outcome, Row
+from undertow.schedulers.betas import ScaledLinearBetas
 from undertow.unet.free_u import FreeU
 
 SIGMA = 3.0

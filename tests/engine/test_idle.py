@@ -90,6 +90,7 @@ def test_what_cannot_act_is_said(settings, sentence):
         {"sampler": "euler_cfg_pp", "guidance_scale": 1.0, "negative_prompt": "dark"},
         {"sampler": "DPM++ 2M Karras", "schedule": "karras"},
         {"views": Views(), "size": 64},
+        {"guidance_method": "apg+rescale", "guidance_scale": 1.0, "image": PICTURE, "strength": 0.0},
     ],
 )
 def test_what_acts_is_not_noted(settings):

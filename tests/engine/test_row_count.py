@@ -1,11 +1,13 @@
 """The rows of a picture beside those that forwards really have."""
 
 import pytest
+from PIL import Image
 
 from tests.services import service_of
 from undertow import GenerationRequest, Region
 from undertow.engine.row_count import rows_of_picture
 
+PICTURE = Image.new("RGB", (32, 32))
 LEFT = Region(prompt="a pear", box=(0.0, 0.0, 0.5, 1.0))
 
 
@@ -24,6 +26,7 @@ def test_regions_by_attention_have_no_rows_of_their_own():
         ({"prompt": "a cat AND a dog"}, 3),
         ({"regions": (LEFT,)}, 3),
         ({"guidance_method": "pag", "guidance_scale": 1.0}, 2),
+        ({"guidance_method": "cfg(scale=1|3)", "steps": 3, "image": PICTURE, "strength": 0.7}, 2),
     ],
 )
 def test_rows_are_counted_before_anything_is_encoded(asked, rows):

@@ -12,7 +12,7 @@ from tests.golden.pipelines import SCHEDULE
 from tests.services import service_of
 from undertow import GenerationResult, UNetService
 from undertow.diffusion import SchedulerConfig
-from undertow.sampling.diffusers_samplers import read_scheduler
+from undertow.schedulers.samplers import read_scheduler
 
 SEED, SIDE = 5, 32
 

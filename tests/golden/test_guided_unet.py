@@ -20,8 +20,10 @@ from undertow.errors import InvalidInput
 from undertow.nn.free_u import FreeUFactors
 from undertow.nn.perturbation import PerturbedRows, blur_queries
 from undertow.unet.conditioning import Conditioning, Ports
-from undertow.unet.free_u import FreeU, free_u_factors
-from undertow.unet.perturbation import first_self_attention, perturbed_rows, self_attentions_in
+from undertow.unet.free_u import FreeU
+from undertow.unet.free_u_factors import free_u_factors
+from undertow.unet.perturbation import perturbed_rows
+from undertow.unet.self_attentions import first_self_attention, self_attentions_in
 
 IDENTITY = Perturbation(kind="identity")
 ALONE = 1e-5

@@ -21,8 +21,9 @@ from undertow.diffusion.schedules import FlowSchedule
 from undertow.engine.metadata import read_description
 from undertow.engine.saving import save_picture
 from undertow.errors import ConfigError, InvalidInput
-from undertow.sampling.diffusers_samplers import read_scheduler
-from undertow.sampling.spacing import SPACINGS
+from undertow.sampling.model_levels import model_levels
+from undertow.schedulers.samplers import read_scheduler
+from undertow.schedulers.spacing import SPACINGS
 
 # diffusers' schedulers give torch tensors to NumPy functions; torch has not followed NumPy 2 there.
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
@@ -56,7 +57,7 @@ def test_every_level_and_the_size_of_the_noise_are_diffusers(name: str, spacing:
     scheduler.set_timesteps(steps)
     config = {"_class_name": name, **scheduler.config}
     schedule, sampler = SchedulerConfig.from_diffusers(config).schedule, read_scheduler(config)
-    sigmas = sampler.sigmas(schedule, steps)
+    sigmas = model_levels(sampler, schedule, steps)
     assert sigmas == pytest.approx(scheduler.sigmas.tolist(), rel=2e-5)
     noise = torch.ones(1, 4)
     start = starting_noise(schedule.path, noise, sigmas[0], sampler.start)
@@ -89,7 +90,7 @@ def test_pipelines_of_stable_diffusion_correct_what_their_files_say():
     read = read_scheduler(said, "StableDiffusionPipeline")
     assert read.offset == 1
     schedule = SchedulerConfig.from_diffusers(said).schedule
-    assert read.sigmas(schedule, 10)[:2] == pytest.approx(schedule.sigmas[[901, 801]].tolist())
+    assert model_levels(read, schedule, 10)[:2] == pytest.approx(schedule.sigmas[[901, 801]].tolist())
     with pytest.raises(ConfigError, match="clip_sample"):
         read_scheduler(said, "StableDiffusionXLPipeline")
 
@@ -98,9 +99,9 @@ def test_more_steps_than_diffusers_takes_are_refused():
     schedule = SchedulerConfig.from_diffusers(FOLDERS["lcm"].config).schedule
     for row, steps, most in [("lcm", 51, 50), ("euler leading", 1001, 1000), ("unipc leading", 1000, 999)]:
         with pytest.raises(InvalidInput, match=f"from 1 to {most}"):
-            read_scheduler(FOLDERS[row].config).sigmas(schedule, steps)
+            model_levels(read_scheduler(FOLDERS[row].config), schedule, steps)
     with pytest.raises(InvalidInput, match="fewer, for the first timestep would be 1000 of 1000"):
-        read_scheduler(FOLDERS["euler leading"].config).sigmas(schedule, 1000)
+        model_levels(read_scheduler(FOLDERS["euler leading"].config), schedule, 1000)
 
 
 def test_a_flow_folder_draws_with_its_shift():
@@ -109,7 +110,7 @@ def test_a_flow_folder_draws_with_its_shift():
     config = {"_class_name": "FlowMatchEulerDiscreteScheduler", **scheduler.config}
     read = read_scheduler(config)
     assert read.sampler == "euler"
-    assert read.sigmas(FlowSchedule(shift=3.0), 6) == pytest.approx(scheduler.sigmas.tolist(), rel=1e-6)
+    assert model_levels(read, FlowSchedule(shift=3.0), 6) == pytest.approx(scheduler.sigmas.tolist(), rel=1e-6)
 
 
 def test_a_folder_is_drawn_with_its_own_sampler_unless_asked_otherwise(tmp_path):

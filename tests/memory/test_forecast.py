@@ -20,7 +20,8 @@ from undertow.memory.work import Subject, TrainingWork, Work
 from undertow.nn import matmul, normalization
 from undertow.processor import has_amx, has_bfloat16, onednn_is_faster
 from undertow.unet.conditioning import Ports
-from undertow.unet.free_u import FreeU, free_u_factors
+from undertow.unet.free_u import FreeU
+from undertow.unet.free_u_factors import free_u_factors
 from undertow.unet.perturbation import perturbed_rows
 from undertow.vae.autoencoder import AutoencoderKL
 from undertow.vae.config import VAEConfig

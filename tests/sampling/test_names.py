@@ -5,10 +5,10 @@ import torch
 
 from tests.sampling.problem import smooth
 from undertow.diffusion import GRIDS, NoiseSchedule, sigma_grid
-from undertow.diffusion.schedules import COMFYUI_ZERO_SNR_ALPHA_CUMPROD
 from undertow.errors import ConfigError, InvalidInput
 from undertow.sampling import ALIASES, SAMPLERS, NoiseSource
 from undertow.sampling.names import read_names, sampler_in, schedule_in
+from undertow.schedulers.levels import COMFYUI_ZERO_SNR_ALPHA_CUMPROD
 
 STABLE_DIFFUSION = NoiseSchedule.scaled_linear()
 

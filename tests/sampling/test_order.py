@@ -18,7 +18,8 @@ from tests.sampling.problem import (
     without_noise,
 )
 from undertow.diffusion import NoiseSchedule, RectifiedFlow, VariancePreserving, sigma_grid
-from undertow.sampling import SAMPLERS, NoiseSource, dpmpp_2m, drive
+from undertow.errors import InvalidInput
+from undertow.sampling import SAMPLERS, NoiseSource, dpm_adaptive, dpmpp_2m, drive
 
 PATH = VariancePreserving()
 # Multistep methods of high order, whose low-order first steps would be all that is measured.
@@ -114,6 +115,14 @@ def test_a_smaller_tolerance_makes_the_adaptive_solver_more_exact():
     ]
     misses = [(end - exact).abs().max().item() for end in ends]
     assert misses[2] < 1e-6 < misses[1] / 10 < misses[0] / 100
+
+
+def test_tolerances_that_nothing_meets_end_the_adaptive_solver(monkeypatch):
+    """And not a worker that draws nothing else any more."""
+    monkeypatch.setattr(dpm_adaptive, "MOST_TRIES", 5)
+    x = torch.tensor([[0.3, -1.0, 2.0]], dtype=torch.float64)
+    with pytest.raises(InvalidInput, match=r"sampler_options is not done at a level of .*, expected to be done in 5 s"):
+        run("dpm_adaptive", x, [8.0, 0.05], best_denoiser(PATH), rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize("end", [[0.05], [0.05, 0.0]], ids=["above 0", "to 0"])

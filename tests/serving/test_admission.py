@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 import undertow
 from tests.distilled import distilled_pipeline
 from tests.embedded import CELLS, SIDE
-from tests.services import pipeline_folder, service_of
+from tests.services import copy_pipeline, pipeline_folder, service_of
 from undertow import GenerationRequest
 from undertow.adapters.adapter import Adapter
 from undertow.engine import denoise
@@ -31,7 +32,7 @@ from undertow.serving.catalog.catalog import Catalog
 from undertow.serving.clock.costs import Costs
 from undertow.serving.clock.timetable import Timetable
 from undertow.serving.failures import FailureCode, Refused, failure_of
-from undertow.serving.request_json import request_of
+from undertow.serving.request_json import request_of, with_pictures, with_sources
 from undertow.serving.settings import ServerSettings
 from undertow.serving.store.store import Store
 
@@ -51,14 +52,18 @@ class Memory:
         return self.kept[sha256]
 
 
-def picture(size=(64, 64), form="PNG") -> bytes:
+def picture(size=(64, 64), form="PNG", shade=1.0) -> bytes:
     buffer = BytesIO()
-    Image.linear_gradient("L").resize(size).convert("RGB").save(buffer, format=form)
+    Image.linear_gradient("L").resize(size).point(lambda level: level * shade).convert("RGB").save(buffer, format=form)
     return buffer.getvalue()
 
 
 def text(content: bytes) -> str:
     return base64.b64encode(content).decode()
+
+
+def unpacked(given: str) -> Image.Image:
+    return Image.open(BytesIO(base64.b64decode(given)))
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +144,7 @@ def test_a_client_that_repeats_a_job_under_its_own_name_means_the_same_job(door)
 
 
 def test_pictures_become_artifacts_and_pictures_again(door):
-    image, control = picture(), picture((64, 32), "WEBP")
+    image, control = picture(), picture((32, 32), "WEBP")
     wanted = {
         "prompt": "a",
         "image": text(image),
@@ -238,6 +243,17 @@ def test_what_is_wrong_is_refused_at_once(door, wanted, words):
         door.admit(wanted, "k")
 
 
+def guided(method: str, **more) -> dict:
+    return {"guidance_method": method, **more}
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return undertow.load("emoji", dtype=torch.float32)
+
+
+BLACK = text(picture(shade=0))
+
 HALF = [{"prompt": "b", "box": [0, 0, 0.5, 1]}]
 STYLED = [{**HALF[0], "adapters": ["mosaic"]}]
 
@@ -265,17 +281,192 @@ STYLED = [{**HALF[0], "adapters": ["mosaic"]}]
             {"image": text(picture()), "strength": 1e-7, "strength_convention": "comfy"},
             "strength is 1e-07 of 20 steps, the end of a grid of 2e",
         ),
+        ({"sampler_options": {"eta": 1}}, "sampler option is 'eta', expected no option for dpmpp_2m"),
+        (
+            {"sigmas": [100.0, 1.0, 0.0]},
+            r"sigmas\[0\] is 100.0, expected a number from 0 to 65.9287; use levels",
+        ),
+        (guided("pag(sigma=2)"), "option of pag is sigma, expected one of scale, layers, start, end"),
+        (guided("pag(scale)"), "'scale', expected NAME=VALUE"),
+        (guided("pag(scale=2, scale=3)"), "scale once; it is given twice"),
+        (guided("cfg(scale=x)"), "option scale of cfg is x, expected a number"),
+        (guided("cfg(scale=1e7)"), "guidance scale is 10000000.0, expected a number from -1,000,000 to 1,000,000"),
+        (guided("cfg(scale=inf)"), "guidance scale is inf, expected a finite number"),
+        (guided("cfg(start=0.5,end=0.2)"), "interval is 0.5 to 0.2, expected a start before the end"),
+        (guided("cfg(start=soon)"), "option start of cfg is soon, expected a number"),
+        (guided("apg(momentum=1)"), "momentum is 1.0, expected a number between -1 and 1"),
+        (guided("apg(space=pixels)"), "option space of apg is 'pixels', expected one of denoised, prediction, v"),
+        (guided("seg(blur=0)"), "sigma is 0.0, expected a number above 0"),
+        (guided("pag(layers=nowhere)"), "layers is 'nowhere', expected a part of"),
+        (guided("cfg+apg"), r"guidance_method is cfg \(base\), apg \(base\), expected at most one base"),
+        (guided("rescale+pag"), r"guidance_method is rescale \(finish\), pag \(term\), expected"),
+        (guided("free_u(start=0.5)"), "option of free_u is start, expected one of b1, b2, s1, s2, keyed, version$"),
+        (guided("free_u+free_u"), "free_u twice, expected free_u once"),
+        (guided("cfg(scale=7|5)"), "guidance scale is 2 numbers, expected one for each of 20 steps"),
+        (
+            guided("cfg(scale=7|5)", steps=2, high_resolution={"steps": 5}),
+            "2 numbers, expected one for each of 3 steps",
+        ),
+        (
+            guided("cfg(scale=7|5|3)", steps=3, image=text(picture()), strength=0.5),
+            "3 numbers, expected one for each of 1 steps",
+        ),
+        (guided("zero_star(zero_steps=2)", steps=2), "zero_steps is 2, expected fewer than the 2 steps of the run"),
+        (guided("cfg+sag", size=32), r"latents is \[4, 4\], expected at least 5 cells a side"),
+        ({"guidance_scale": 1e30}, "guidance_scale is 1e\\+30, expected a number from -1,000,000 to 1,000,000"),
     ],
-    ids=lambda given: "-".join(given) if isinstance(given, dict) else "",
+    ids=lambda given: "-".join(map(str, given.values()))[:60] if isinstance(given, dict) else "",
 )
 def test_what_the_engine_would_refuse_of_a_model_is_refused_by_its_headers(door, wanted, words):
     with pytest.raises(InvalidInput, match=words):
         door.admit({"prompt": "owl", **wanted}, "k")
     service = service_of("sd1")
-    if "clip_skip" not in wanted and "views" not in wanted:  # whose sizes are another model's
+    if not {"clip_skip", "views", "size"} & set(wanted):  # whose sizes are another model's
         request = {name: Image.new("RGB", (64, 64)) if name in ("image", "depth") else v for name, v in wanted.items()}
         with pytest.raises(InvalidInput):
             service.run(GenerationRequest.from_json({"prompt": "owl", **request}))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        (
+            {"steps": 1001, "schedule": "simple"},
+            "steps is 1001, expected at most 1000 on simple: the network has 1000 tr",
+        ),
+        (
+            {"steps": 1000, "schedule": "DDIM", "sampler": "dpm2"},
+            "at most 999 on ddim_comfyui: .*, of which it leaves one",
+        ),
+        ({"steps": 1001, "schedule": "Align Your Steps"}, "at most 1000 on ays_sd15"),
+        (
+            {"schedule": "turbo", "high_resolution": {"steps": 1001}},
+            "high_resolution.steps is 1001, expected at most 1000 on turbo",
+        ),
+        (
+            {
+                "schedule": "ddim",
+                "image": text(picture()),
+                "steps": 600,
+                "strength": 0.5,
+                "strength_convention": "comfy",
+            },
+            "steps of the whole grid, whose end a strength of 0.5 leaves is 1200, expected at most 1000 on ddim",
+        ),
+    ],
+    ids=lambda given: "-".join(map(str, given.values()))[:60] if isinstance(given, dict) else "",
+)
+def test_a_grid_has_no_more_steps_than_its_network_has_timesteps(wanted, words):
+    settings = ServerSettings(max_steps=5000)
+    door = Admission(Catalog(settings), Memory(), settings)
+    with pytest.raises(InvalidInput, match=words):
+        door.admit({"prompt": "owl", **wanted}, "k")
+    given = {name: Image.new("RGB", (64, 64)) if name == "image" else value for name, value in wanted.items()}
+    with pytest.raises(InvalidInput, match=words):
+        service_of("sd1").run(GenerationRequest.from_json({"prompt": "owl", **given}))
+    for fits in ({"steps": 1000, "schedule": "simple"}, {"steps": 1001, "schedule": "karras"}):
+        door.admit({"prompt": "owl", **fits}, "k")
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "wanted", "words"),
+    [
+        ({"_class_name": "EulerDiscreteScheduler"}, {"sampler_options": {"eta": 1}}, "'eta', expected one of s_churn"),
+        ({"_class_name": "EulerDiscreteScheduler"}, {"sampler_options": {"s_churn": -1}}, "s_churn is -1.0, expected"),
+        (
+            {"_class_name": "EulerDiscreteScheduler"},
+            {"sampler_options": {"eta": 1}, "schedule": "karras"},
+            "'eta', expected one of s_churn",
+        ),
+        (
+            {"_class_name": "UniPCMultistepScheduler", "timestep_spacing": "leading"},
+            {"steps": 1000},
+            "steps is 1000, expected from 1 to 999, the network's training timesteps",
+        ),
+        (
+            {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading", "steps_offset": 1},
+            {"steps": 1000},
+            "the first timestep would be 1000 of 1000",
+        ),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, {"sigmas": [1.00005, 0.0]}, "a number from 0 to 1;"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, {"schedule": "ays_sd15"}, "a grid for the flow path"),
+        (
+            {"_class_name": "DDIMScheduler", "clip_sample": False, "rescale_betas_zero_snr": True},
+            {"sigmas": [4100.0, 0.0]},
+            "a number from 0 to 4096",
+        ),
+    ],
+    ids=lambda given: "-".join(map(str, given.values()))[:60] if isinstance(given, dict) else "",
+)
+def test_what_a_models_own_scheduler_has_no_room_for_is_refused_by_both(tmp_path, scheduler, wanted, words):
+    folder = copy_pipeline("sd1", tmp_path / "model")
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
+    settings = ServerSettings(models={"own": str(folder)}, max_steps=5000)
+    door = Admission(Catalog(settings), Memory(), settings)
+    with pytest.raises(InvalidInput, match=words):
+        door.admit({"prompt": "owl", **wanted}, "k")
+    with pytest.raises(InvalidInput, match=words):
+        undertow.load(folder, dtype=torch.float32).run(GenerationRequest.from_json({"prompt": "owl", **wanted}))
+    door.admit({"prompt": "owl", "noise_convention": "comfy"}, "k")
+
+
+def of(name: str, **fields) -> dict:
+    return {"adapters": [{"name": name, **fields}]}
+
+
+MAP = {"image": text(picture())}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        (of("mosaic", mask=text(picture())), "mask of mosaic is given, expected nothing for a LoRA"),
+        (
+            of("mosaic", blocks={"input_blocks.*": 1}),
+            r"blocks of mosaic is 'input_blocks.\*', expected a pattern of",
+        ),
+        (of("edges", **MAP, blocks={"up_blocks.*": 1}), r"blocks of edges is 'up_blocks.\*', .* e.g. skips.0, skips.1"),
+        (
+            of("references", **MAP, blocks={"middle": 1}),
+            "blocks of references is 'middle', expected a pattern of",
+        ),
+        (of("edges", **MAP, text_scale=1), "text_scale of edges is 1.0, expected nothing for a ControlNet"),
+        (of("edges", **MAP, mask=[text(picture())] * 2), "mask of edges is 2 masks, expected at most one"),
+        (
+            of("references", **MAP, mask=[text(picture())] * 2),
+            "mask of references is 2 masks, expected 1, one for each",
+        ),
+        (
+            of("edges", image=text(picture((96, 64)))),
+            "image of edges is 96x64, expected the shape of the picture to draw, 128x128",
+        ),
+        ({**of("edges", **MAP), "size": [64, 128]}, "image of edges is 64x64, expected the shape .* 128x64"),
+        (of("edges", **MAP, mask=text(picture((96, 64)))), "mask of edges is 96x64, expected the shape"),
+        (of("references", **MAP, mask=text(picture((96, 64)))), "mask of references is 96x64, expected the shape"),
+        (of("references", **MAP, mask=BLACK), "mask of references is black everywhere, expected white where it acts"),
+        (
+            {"regions": [{"prompt": "b", "box": [0, 0, 1, 1], **of("mosaic", mask=text(picture()))}]},
+            "mask of mosaic is given",
+        ),
+        (
+            {"adapters": {"adapters": ["mosaic"], "strategy": "weighted", "weights": {"mosaic": 1e300}}},
+            r"stack.weights\['mosaic'\] is 1e\+300, expected a number from -1,000,000 to 1,000,000",
+        ),
+        (
+            {"regions": [{"prompt": "b", "box": [0, 0, 1, 1], "weight": 1e300}]},
+            "expected a finite number above 0 and at m",
+        ),
+        ({"prompt": "(a:1e30)", "dialect": "comfy"}, "'1e30', expected a number from -1,000,000 to 1,000,000, such as"),
+        ({"prompt": '("a", "b").blend(0, 0)', "dialect": "compel"}, "expected a sum other than 0"),
+    ],
+    ids=lambda given: "-".join(map(str, given.values()))[:60] if isinstance(given, dict) else "",
+)
+def test_what_adapters_cannot_be_given_is_refused_by_both(door, embedded, wanted, words):
+    with pytest.raises(InvalidInput, match=words):
+        door.admit({"prompt": "owl", **wanted}, "k")
+    opened = with_pictures(with_sources({"prompt": "owl", "steps": 1, **wanted}), lambda place, given: unpacked(given))
+    with pytest.raises(InvalidInput, match=words):
+        embedded.run(GenerationRequest.from_json(opened))
 
 
 def test_what_a_model_edits_is_asked_for_at_the_door(tmp_path):
@@ -317,11 +508,16 @@ def test_a_deadline_that_cannot_be_kept_is_refused_with_the_number(door, tmp_pat
     wanted = {"prompt": "a", "steps": 8, "deadline_s": 5.0, "mode": "fast"}
     new = door.admit(wanted, "k")
     assert (new.finish_at, new.deadline_at) == (1004.0, 1005.0)
-    with pytest.raises(Refused, match=r"in 8.0 s, later than its deadline in 5.0 s") as refusal:
+    with pytest.raises(Refused, match=r"deadline_s is 5, and the job will be done in 8.0 s: give it more") as refusal:
         door.admit(wanted, "k")
     assert refusal.value.code == FailureCode.DEADLINE_PASSED
     assert refusal.value.numbers == {"finish_s": 8.0, "deadline_s": 5.0, "finish_at": 1008.0}
-    # The refused one takes no time.
+    with pytest.raises(Refused, match=r"deadline_s is 0.01, and the job will be done in 1.0 s"):
+        door.admit({**wanted, "steps": 2, "deadline_s": 0.01}, "k")
+    for never in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(InvalidInput, match=r"deadline_s is .*, expected a finite number above 0; seconds from now"):
+            door.admit({**wanted, "deadline_s": never}, "k")
+    # The refused ones take no time.
     assert door.admit({"prompt": "a", "steps": 2, "mode": "fast"}, "k").finish_at == 1005.0
     store.close()
 

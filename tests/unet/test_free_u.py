@@ -10,7 +10,8 @@ from tests.golden.minis import M15, MINIS, MXL, pair
 from undertow.errors import InvalidInput
 from undertow.nn.resnet import ResBlock
 from undertow.unet.config import CrossAttention, Level, Middle, UNetConfig
-from undertow.unet.free_u import FreeU, free_u_factors
+from undertow.unet.free_u import FreeU
+from undertow.unet.free_u_factors import free_u_factors
 
 SETTING = FreeU(b1=1.1, b2=1.2, s1=0.8, s2=0.6)
 

@@ -1,21 +1,21 @@
 """Which guidance fits which network, refused before anything is run."""
 
+from dataclasses import replace
+
 import pytest
 
 from undertow.diffusion.guidance import (
     ClassifierFree,
     DualGuidance,
-    During,
     EmbeddedScale,
-    Guidance,
     Method,
     PerturbedAttention,
     SelfAttention,
     SmoothedEnergy,
-    StepInterval,
 )
 from undertow.errors import InvalidInput
 from undertow.unet.config import UNetConfig
+from undertow.unet.free_u import FreeU
 from undertow.unet.guidance_support import check_guidance
 
 SD15, SSD = UNetConfig.sd15(), UNetConfig.ssd_1b()
@@ -33,7 +33,7 @@ SD15, SSD = UNetConfig.sd15(), UNetConfig.ssd_1b()
     ],
 )
 def test_what_fits_is_let_in(config: UNetConfig, methods: tuple[Method, ...]):
-    check_guidance(config, Guidance(methods=methods))
+    check_guidance(config, methods)
 
 
 @pytest.mark.parametrize(
@@ -45,14 +45,9 @@ def test_what_fits_is_let_in(config: UNetConfig, methods: tuple[Method, ...]):
         (SD15, EmbeddedScale(scale=8.0), "distilled with its guidance scale"),
         (SD15, DualGuidance(scale=7.5), "8 channels wide .*; this one has 4"),
         (UNetConfig.sd15_inpaint(), DualGuidance(scale=7.5), "this one has 9"),
+        (replace(SD15, levels=SD15.levels[:1]), FreeU(), "FreeU is keyed by channels, .*; key it by index"),
     ],
 )
-def test_what_does_not_fit_is_refused(config: UNetConfig, method: Method, message: str):
+def test_what_does_not_fit_is_refused(config: UNetConfig, method: Method | FreeU, message: str):
     with pytest.raises(InvalidInput, match=message):
-        check_guidance(
-            config, Guidance(methods=(ClassifierFree(scale=7.5), method) if method.role == "term" else (method,))
-        )
-    if method.role == "term":
-        during = During(method=method, interval=StepInterval(start=0.5))
-        with pytest.raises(InvalidInput, match=message):
-            check_guidance(config, Guidance(methods=(during,)))
+        check_guidance(config, (ClassifierFree(scale=7.5), method))

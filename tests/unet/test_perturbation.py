@@ -9,7 +9,8 @@ from tests.golden.minis import M15, MXL
 from undertow.diffusion.guidance import Perturbation
 from undertow.errors import InvalidInput
 from undertow.unet.config import Level, UNetConfig
-from undertow.unet.perturbation import perturbed_rows, self_attentions_in
+from undertow.unet.perturbation import perturbed_rows
+from undertow.unet.self_attentions import self_attentions_in
 
 MIDDLE = "mid_block.attentions.0.transformer_blocks.0.attn1"
 

@@ -11,6 +11,7 @@ from annotated_types import Ge, Le
 from PIL import Image
 
 from undertow.errors import InvalidInput
+from undertow.limits import LARGEST_SCALE
 from undertow.pictures.fields import PicturesField
 from undertow.pictures.files import opened, several
 from undertow.records import Finite, Record, require_fields
@@ -18,10 +19,6 @@ from undertow.records import Finite, Record, require_fields
 Placing = Literal["auto", "banked", "merged"]
 ControlMode = Literal["balanced", "prompt", "control"]
 PICTURES = ("image", "mask")
-
-
-LARGEST_SCALE = 1_000_000
-"""Far above what draws anything; a type of half the size would overflow on the way."""
 
 
 @dataclass(frozen=True)

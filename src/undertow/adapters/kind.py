@@ -229,12 +229,6 @@ class AdapterKind(ABC, Generic[Loaded, Resolved, Input]):
         """Restores the model's own weights, bit for bit."""
 
 
-def require_no(field: str, adapter: Adapter, kind: str) -> None:
-    """Rejects a field that this kind of adapter does not have. Errors: `InvalidInput`."""
-    if getattr(adapter, field) is not None:
-        raise InvalidInput(f"{field} of {adapter.title}", str(getattr(adapter, field)), f"nothing for a {kind}")
-
-
 def require_no_hint(adapter: Adapter, hint: Hint | None) -> None:
     """Rejects a control hint, for kinds other than control networks. Errors: `InvalidInput`."""
     if hint is not None:

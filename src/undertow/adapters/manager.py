@@ -5,8 +5,6 @@ It knows no kind of adapter; all of them are in `kinds.KINDS`, and each step her
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +24,7 @@ from undertow.adapters.kinds import KINDS, AnyKind, identify
 from undertow.adapters.lora.bank import AdapterCapacity
 from undertow.adapters.lora.updates import LayerUpdates
 from undertow.adapters.pictures import Hint, LatentGrid
+from undertow.adapters.rules import require_blocks
 from undertow.adapters.stack import AdapterStack
 from undertow.adapters.stacking.decisions import decide, describe_interactions
 from undertow.adapters.stacking.summary import AdapterSummary
@@ -195,7 +194,7 @@ class AdapterManager:
             loaded, title = self.read(adapter.source), adapter.title
             kind = self._kind_of(loaded)
             resolved.append(kind.resolve(adapter, loaded, hint=hints.get(title), layers=layers.get(title)))
-            _check_blocks(adapter, kind.points(loaded))
+            require_blocks(adapter, kind.points(loaded))
         for kind in self.kinds:
             kind.check(_of(kind.resolved, (*beside, *resolved)))
         return tuple(resolved)
@@ -277,15 +276,3 @@ def _inputs(kind: AnyKind, rows: Sequence[RowAdapters]) -> list[list[RowInput]]:
 def _of(types: type | tuple[type, ...], records: Sequence[Any]) -> list[Any]:
     """The records of these types."""
     return [one for one in records if isinstance(one, types)]
-
-
-def _check_blocks(adapter: Adapter, points: Sequence[str]) -> None:
-    for pattern in adapter.blocks or {}:
-        if not any(fnmatchcase(point, pattern) for point in points):
-            near = get_close_matches(pattern, points, 3)
-            raise InvalidInput(
-                f"blocks of {adapter.title}",
-                repr(pattern),
-                "a pattern of names where it acts",
-                f"e.g. {', '.join(near or points[:3])}",
-            )

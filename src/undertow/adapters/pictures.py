@@ -7,11 +7,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from undertow.errors import InvalidInput
+from undertow.adapters.rules import require_shape, require_white
 from undertow.pictures.pixels import to_mask, to_pixels
-
-SAME_SHAPE = 0.02
-"""By how much the ratio of a picture's sides may differ from the grid' before stretching it would show."""
 
 Hint = Float[Tensor, "1 3 height width"]
 Area = Float[Tensor, "1 1 height width"]
@@ -34,26 +31,12 @@ class LatentGrid:
 
     def hint(self, title: str, picture: Image.Image) -> Hint:
         """A control map at the size of the picture, RGB in [0, 1]. Errors: `InvalidInput` for another aspect ratio."""
-        self._require_shape(f"image of {title}", picture)
+        require_shape(f"image of {title}", picture, self.pixels)
         return (to_pixels(picture, self.pixels) + 1) / 2
 
     def area(self, title: str, picture: Image.Image) -> Area:
         """A mask at the size of the picture, 1 where it is white. Errors: `InvalidInput` for another aspect ratio, and
         for a mask that is black everywhere."""
-        self._require_shape(f"mask of {title}", picture)
-        area = to_mask(picture, self.pixels)
-        if not area.any():
-            raise InvalidInput(
-                f"mask of {title}", "black everywhere", "white where it acts", "or leave the adapter out"
-            )
-        return area
-
-    def _require_shape(self, name: str, picture: Image.Image) -> None:
-        (height, width), given = self.pixels, picture.width / picture.height
-        if abs(given * height / width - 1) > SAME_SHAPE:
-            raise InvalidInput(
-                name,
-                f"{picture.width}x{picture.height}",
-                f"the shape of the picture to draw, {width}x{height}",
-                "crop or pad it (`undertow preprocess grid`), or give `size`",
-            )
+        require_shape(f"mask of {title}", picture, self.pixels)
+        require_white(f"mask of {title}", picture)
+        return to_mask(picture, self.pixels)

@@ -1,6 +1,5 @@
 """Several adapters as one thing: in an order, some of them off, with a rule for layers that more than one changes."""
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Annotated, ClassVar, Literal
@@ -10,6 +9,7 @@ from annotated_types import Ge, Gt, Le
 from undertow.adapters.adapter import Adapter, as_adapters
 from undertow.doors import checked
 from undertow.errors import InvalidInput
+from undertow.limits import LARGEST_SCALE
 from undertow.records import Finite, Names, Record, read_by, require_fields
 
 StrategyName = Literal["sum", "normalised", "weighted", "ties", "orthogonal", "priority"]
@@ -125,5 +125,6 @@ class AdapterStack(Record):
             )
         for name, weight in weights.items():
             self._require("stack.weights", name)
-            if not math.isfinite(weight):
-                raise InvalidInput(f"stack.weights[{name!r}]", weight, "a finite number")
+            if not abs(weight) <= LARGEST_SCALE:  # which NaN is not either
+                expected = f"a number from -{LARGEST_SCALE:,} to {LARGEST_SCALE:,}"
+                raise InvalidInput(f"stack.weights[{name!r}]", weight, expected)

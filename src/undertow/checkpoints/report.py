@@ -16,7 +16,7 @@ from undertow.checkpoints.keymap.prefixes import TITLES, Component
 from undertow.checkpoints.read.loading import differences, expected_shapes
 from undertow.checkpoints.read.quantizing import stored_quantization
 from undertow.quantization import Quantization, QuantizedWeights
-from undertow.sampling.model_sampler import ModelSampler
+from undertow.schedulers.model_sampler import ModelSampler
 from undertow.state_dicts import Differences
 
 RUN_TYPES = (torch.float32, torch.bfloat16, torch.float16)

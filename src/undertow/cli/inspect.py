@@ -134,7 +134,8 @@ def _is_adapter(model: str, base: str | None) -> bool:
 
 
 def _is_checkpoint(model: str) -> bool:
-    """Whether the argument is a file, a pipeline or a Hub id rather than a preset or the folder of one network."""
+    """Whether the argument is a file, a pipeline, an autoencoder or a Hub id rather than a preset or the folder of a
+    U-Net."""
     from undertow.checkpoints.files.place import is_hub_id
     from undertow.embedded import embedded_models
     from undertow.unet.presets import PRESETS
@@ -142,7 +143,11 @@ def _is_checkpoint(model: str) -> bool:
     if model in PRESETS or model in embedded_models():
         return False
     path = Path(model).expanduser()
-    return path.is_file() or (path / "model_index.json").is_file() or (not path.exists() and is_hub_id(model))
+    if path.is_dir():
+        from undertow.checkpoints.identify.part_folder import is_autoencoder
+
+        return (path / "model_index.json").is_file() or is_autoencoder(path)
+    return path.is_file() or (not path.exists() and is_hub_id(model))
 
 
 def _require_there(model: str, base: str | None) -> None:

@@ -95,7 +95,8 @@ def _one(console: Console, name: str) -> None:
 
 
 def _grids() -> Table:
-    from undertow.diffusion.grids import GRID_ALIASES, GRIDS
+    from undertow.diffusion.grids import GRIDS
+    from undertow.known_names import GRID_ALIASES
 
     table = _table("schedule", "what it is", "other names")
     for name, grid in GRIDS.items():

@@ -4,7 +4,7 @@ Torch only: nothing here knows a U-Net, a file or a sampler. Start at `paths`, t
 """
 
 from undertow.diffusion.denoiser import Denoiser
-from undertow.diffusion.grids import GRID_ALIASES, GRIDS, sigma_grid
+from undertow.diffusion.grids import GRIDS, sigma_grid
 from undertow.diffusion.guidance import ClassifierFree, Guidance
 from undertow.diffusion.parameterizations import (
     PARAMETERIZATIONS,
@@ -18,8 +18,9 @@ from undertow.diffusion.parameterizations import (
 )
 from undertow.diffusion.paths import Path, RectifiedFlow, VarianceExploding, VariancePreserving, snr
 from undertow.diffusion.scheduler_config import SchedulerConfig
-from undertow.diffusion.schedules import EDMSchedule, FlowSchedule, NoiseSchedule, Schedule, TimestepMap
+from undertow.diffusion.schedules import EDMSchedule, FlowSchedule, NoiseSchedule, Schedule
 from undertow.diffusion.strength import truncate
+from undertow.known_names import GRID_ALIASES, TimestepMap
 from undertow.step_counts import require_grid
 
 __all__ = [

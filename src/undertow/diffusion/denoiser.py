@@ -10,8 +10,9 @@ from torch import Tensor
 
 from undertow.diffusion.parameterizations import Parameterization
 from undertow.diffusion.paths import per_row, working
-from undertow.diffusion.schedules import Schedule, TimestepMap
+from undertow.diffusion.schedules import Schedule
 from undertow.errors import ConfigError
+from undertow.known_names import TimestepMap
 from undertow.shapes import Sigmas
 
 C = TypeVar("C")

@@ -34,12 +34,13 @@ from undertow.diffusion.curved_grids import (
     polyexponential,
     vp,
 )
+from undertow.diffusion.paths import path_name
 from undertow.diffusion.schedules import Schedule
 from undertow.diffusion.tabled_grids import ays_sd15, ays_sdxl, gits_sd15, gits_sdxl, turbo
 from undertow.errors import InvalidInput
-from undertow.known_names import GRID_ALIASES
+from undertow.known_names import find_grid
 from undertow.limits import STEPS
-from undertow.lookup import look_up
+from undertow.step_counts import require_on_grid
 
 
 def normal(schedule: Schedule, steps: int) -> list[float]:
@@ -75,19 +76,19 @@ def exponential(schedule: Schedule, steps: int) -> list[float]:
 
 def ddim_comfyui(schedule: Schedule, steps: int) -> list[float]:
     """Every (trained // n)-th level, from the second to the end: n steps or more."""
-    stride = max(_require_at_most_trained(schedule, steps) // steps, 1)
+    stride = max(len(schedule) // steps, 1)
     return _ending_in_zero(schedule.sigmas[1::stride].flip(0))
 
 
 def simple(schedule: Schedule, steps: int) -> list[float]:
     """Every (trained / n)-th level, from the last (ComfyUI `simple_scheduler`)."""
-    trained = _require_at_most_trained(schedule, steps)
+    trained = len(schedule)
     return _ending_in_zero(schedule.sigmas[[trained - 1 - index * trained // steps for index in range(steps)]])
 
 
 def ddim(schedule: Schedule, steps: int) -> list[float]:
     """Every (trained // n)-th level, from the second (arXiv:2010.02502, appendix D.2, "linear")."""
-    trained = _require_at_most_trained(schedule, steps)
+    trained = len(schedule)
     stride = trained // steps
     first = min(1, trained - 1 - (steps - 1) * stride)  # 0 only when every trained level is asked for
     return _ending_in_zero(schedule.sigmas[[first + index * stride for index in reversed(range(steps))]])
@@ -128,12 +129,12 @@ def sigma_grid(name: str, schedule: Schedule, steps: int, *, discard_penultimate
 
     Errors: `InvalidInput` for an unknown name, fewer than one step, or more steps than the grid has levels.
     """
-    if name not in GRIDS:
-        name = next((names[name] for names in GRID_ALIASES.values() if name in names), name)
-    grid = look_up(GRIDS, name, "schedule", listed_by="undertow samplers --schedules")
+    found = find_grid(name)
+    grid = GRIDS[found]
     if steps < 1:
         raise InvalidInput("steps", steps, "at least 1")
     STEPS.require("steps", steps)
+    require_on_grid(found, steps, len(schedule), path_name(schedule.path), discards=discard_penultimate)
     if not discard_penultimate:
         return grid(schedule, steps)
     sigmas = grid(schedule, steps + 1)
@@ -147,9 +148,3 @@ def _grid_times(schedule: Schedule, count: int) -> Tensor:
 
 def _ending_in_zero(sigmas: Tensor) -> list[float]:
     return [*sigmas.tolist(), 0.0]
-
-
-def _require_at_most_trained(schedule: Schedule, steps: int) -> int:
-    if steps > len(schedule):
-        raise InvalidInput("steps", steps, f"at most {len(schedule)}, the network's training timesteps")
-    return len(schedule)

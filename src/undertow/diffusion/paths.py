@@ -5,12 +5,13 @@ They differ in how much of the data is left at a level of noise, and in how the 
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from undertow.known_names import PathName, StartNoise
 from undertow.shapes import Sigmas
 
 
@@ -113,9 +114,10 @@ class VarianceExploding:
 
 Path = VariancePreserving | VarianceExploding | RectifiedFlow
 
-StartNoise = Literal["variance", "sigma"]
-"""How large pure noise is where sampling starts: of the variance that the network's input was trained with
-(`Path.pure_noise`), or sigma times standard normal noise, a little less."""
+
+def path_name(path: Path) -> PathName:
+    """What a path is called where there is no torch."""
+    return cast(PathName, type(path).__name__)
 
 
 def starting_noise(path: Path, noise: Float[Tensor, "..."], sigma: float, size: StartNoise) -> Float[Tensor, "..."]:

@@ -6,10 +6,9 @@ of the other two (timestep_spacing, solver_order, use_karras_sigmas, ...) are th
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
-from undertow.diffusion.betas import Betas, CosineBetas, LinearBetas, ScaledLinearBetas, TabledBetas
 from undertow.diffusion.parameterizations import (
     EDMPrediction,
     Epsilon,
@@ -21,51 +20,18 @@ from undertow.diffusion.parameterizations import (
 from undertow.diffusion.paths import VariancePreserving
 from undertow.diffusion.schedules import EDMSchedule, FlowSchedule, NoiseSchedule, Schedule
 from undertow.errors import ConfigError
-from undertow.json_fields import number, numbers, text, whole
-
-_FLOW_CLASSES = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
-
-_EDM_CLASSES = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
-
-_DDPM = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
-_HEUN = {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012}
-
-# What each class takes for a field that its file leaves out (diffusers 0.42). All know the same discrete schedules.
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "DDPMScheduler": _DDPM | {"clip_sample": True},
-    "DDIMScheduler": _DDPM | {"clip_sample": True},
-    "PNDMScheduler": _DDPM,
-    "LMSDiscreteScheduler": _DDPM,
-    "EulerDiscreteScheduler": _DDPM,
-    "EulerAncestralDiscreteScheduler": _DDPM,
-    "DPMSolverMultistepScheduler": _DDPM,
-    "DPMSolverSinglestepScheduler": _DDPM,
-    "UniPCMultistepScheduler": _DDPM,
-    "DEISMultistepScheduler": _DDPM,
-    "HeunDiscreteScheduler": _HEUN,
-    "KDPM2DiscreteScheduler": _HEUN,
-    "KDPM2AncestralDiscreteScheduler": _HEUN,
-    "LCMScheduler": _HEUN | {"beta_schedule": "scaled_linear"},
-    "TCDScheduler": _HEUN | {"beta_schedule": "scaled_linear"},
-    "DDIMParallelScheduler": _DDPM | {"clip_sample": True},
-    "DDPMParallelScheduler": _DDPM | {"clip_sample": True},
-    "SASolverScheduler": _DDPM,
-    "DPMSolverSDEScheduler": _HEUN,
-}
-
-# Fields that change what time or the prediction mean, with the values that we can honor.
-_VP_HONORED: dict[str, tuple[object, ...]] = {
-    "thresholding": (False, None),
-    "variance_type": ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", None),
-    "timestep_type": ("discrete", None),
-    "use_flow_sigmas": (False, None),
-}
-_FLOW_HONORED: dict[str, tuple[object, ...]] = {
-    "use_dynamic_shifting": (False, None),
-    "invert_sigmas": (False, None),
-    "shift_terminal": (None,),
-    "stochastic_sampling": (False, None),
-}
+from undertow.json_fields import number, text
+from undertow.schedulers.betas import Betas, CosineBetas, LinearBetas, ScaledLinearBetas, TabledBetas
+from undertow.schedulers.levels import (
+    DEFAULTS,
+    EDM_CLASSES,
+    FLOW_CLASSES,
+    DiscreteLevels,
+    EDMLevels,
+    FlowLevels,
+    Levels,
+    read_levels,
+)
 
 _PREDICTIONS: dict[str, Parameterization] = {
     "epsilon": Epsilon(),
@@ -85,26 +51,20 @@ class SchedulerConfig:
     @classmethod
     def from_diffusers(cls, config: Mapping[str, Any]) -> "SchedulerConfig":
         """Read a scheduler_config.json. Errors: `ConfigError` names the field that we do not know or cannot honor."""
-        name = text(config, "_class_name", "")
-        if name in _FLOW_CLASSES:
-            return cls(schedule=_flow_schedule(config), parameterization=Velocity())
-        if name in _EDM_CLASSES:
-            return _read_edm(config)
-        if name not in _DEFAULTS:
-            known = ", ".join((*_DEFAULTS, *_FLOW_CLASSES, *_EDM_CLASSES))
-            raise ConfigError("_class_name", name, f"must be one of {known}")
-        _require_honored(config, _VP_HONORED)
-        config = _DEFAULTS[name] | dict(config)
-        prediction = text(config, "prediction_type", "epsilon")
-        if prediction not in _PREDICTIONS:
-            raise ConfigError("prediction_type", prediction, f"must be one of {', '.join(_PREDICTIONS)}")
-        schedule = NoiseSchedule(
-            betas=_read_betas(config),
-            steps=whole(config, "num_train_timesteps", 1000),
-            zero_terminal_snr=bool(config.get("rescale_betas_zero_snr", False)),
-        )
-        clip = number(config, "clip_sample_range", 1.0) if config.get("clip_sample", False) else None
-        return cls(schedule=schedule, parameterization=_PREDICTIONS[prediction], clip=clip)
+        levels = read_levels(config)
+        schedule = schedule_of(levels)
+        match schedule:
+            case FlowSchedule():
+                return cls(schedule=schedule, parameterization=Velocity())
+            case EDMSchedule():
+                return cls(schedule=schedule, parameterization=_edm_prediction(config, schedule))
+            case NoiseSchedule():
+                said = DEFAULTS[text(config, "_class_name")] | dict(config)
+                prediction = text(said, "prediction_type", "epsilon")
+                if prediction not in _PREDICTIONS:
+                    raise ConfigError("prediction_type", prediction, f"must be one of {', '.join(_PREDICTIONS)}")
+                clip = number(said, "clip_sample_range", 1.0) if said.get("clip_sample", False) else None
+                return cls(schedule=schedule, parameterization=_PREDICTIONS[prediction], clip=clip)
 
     def to_diffusers(self) -> dict[str, Any]:
         """A DDPMScheduler's, FlowMatchEulerDiscreteScheduler's or EDMEulerScheduler's config.
@@ -115,7 +75,7 @@ class SchedulerConfig:
             case FlowSchedule(shift=shift, steps=steps):
                 if self.parameterization != Velocity():
                     raise ConfigError("parameterization", self.parameterization, "must be Velocity on a FlowSchedule")
-                return {"_class_name": _FLOW_CLASSES[0], "num_train_timesteps": steps, "shift": shift}
+                return {"_class_name": FLOW_CLASSES[0], "num_train_timesteps": steps, "shift": shift}
             case EDMSchedule():
                 return _write_edm(self.schedule, self.parameterization)
             case NoiseSchedule(betas=betas, steps=steps, zero_terminal_snr=rescaled):
@@ -139,51 +99,36 @@ class SchedulerConfig:
         raise ConfigError("parameterization", self.parameterization, kinds)
 
 
-def _flow_schedule(config: Mapping[str, Any]) -> FlowSchedule:
-    _require_honored(config, _FLOW_HONORED)
-    return FlowSchedule(shift=number(config, "shift", 1.0), steps=whole(config, "num_train_timesteps", 1000))
+def schedule_of(levels: Levels) -> Schedule:
+    """With its tables. Errors: `ConfigError` for levels that cannot be."""
+    given = {field.name: getattr(levels, field.name) for field in fields(levels)}
+    match levels:
+        case DiscreteLevels():
+            return NoiseSchedule(**given)
+        case FlowLevels():
+            return FlowSchedule(**given)
+        case EDMLevels():
+            return EDMSchedule(**given)
 
 
-def _read_edm(config: Mapping[str, Any]) -> SchedulerConfig:
-    schedule = EDMSchedule(
-        sigma_min=number(config, "sigma_min", 0.002),
-        sigma_max=number(config, "sigma_max", 80.0),
-        sigma_data=number(config, "sigma_data", 0.5),
-        steps=whole(config, "num_train_timesteps", 1000),
-    )
+def _edm_prediction(config: Mapping[str, Any], schedule: EDMSchedule) -> EDMPrediction:
     prediction = config.get("prediction_type", "epsilon")
     if prediction not in ("epsilon", "v_prediction"):
         raise ConfigError("prediction_type", prediction, "must be epsilon or v_prediction")
-    parameterization = EDMPrediction(path=schedule.path, v=prediction == "v_prediction")
-    return SchedulerConfig(schedule=schedule, parameterization=parameterization)
+    return EDMPrediction(path=schedule.path, v=prediction == "v_prediction")
 
 
 def _write_edm(schedule: EDMSchedule, parameterization: Parameterization) -> dict[str, Any]:
     if not isinstance(parameterization, EDMPrediction):
         raise ConfigError("parameterization", parameterization, "must be EDMPrediction on an EDMSchedule")
     return {
-        "_class_name": _EDM_CLASSES[0],
+        "_class_name": EDM_CLASSES[0],
         "num_train_timesteps": schedule.steps,
         "sigma_min": schedule.sigma_min,
         "sigma_max": schedule.sigma_max,
         "sigma_data": schedule.sigma_data,
         "prediction_type": "v_prediction" if parameterization.v else "epsilon",
     }
-
-
-def _read_betas(config: Mapping[str, Any]) -> Betas:
-    if (table := numbers(config, "trained_betas")) is not None:
-        return TabledBetas(table)
-    start, end = (number(config, field) for field in ("beta_start", "beta_end"))
-    match config["beta_schedule"]:
-        case "linear":
-            return LinearBetas(start=start, end=end)
-        case "scaled_linear":
-            return ScaledLinearBetas(start=start, end=end)
-        case "squaredcos_cap_v2":
-            return CosineBetas()
-        case unknown:
-            raise ConfigError("beta_schedule", unknown, "must be linear, scaled_linear or squaredcos_cap_v2")
 
 
 def _write_betas(betas: Betas) -> dict[str, Any]:
@@ -196,10 +141,3 @@ def _write_betas(betas: Betas) -> dict[str, Any]:
             return {"beta_schedule": "squaredcos_cap_v2"}
         case TabledBetas(table=table):
             return {"trained_betas": list(table)}
-
-
-def _require_honored(config: Mapping[str, Any], honored: Mapping[str, tuple[object, ...]]) -> None:
-    for field, values in honored.items():
-        if field in config and config[field] not in values:
-            names = " or ".join(repr(value) for value in values)
-            raise ConfigError(field, config[field], f"changes what the network means, and only {names} is supported")

@@ -11,28 +11,19 @@ sigma and gives fractions (k-diffusion, diffusers, A1111, Forge); "nearest" give
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from undertow.diffusion.betas import Betas, CosineBetas, LinearBetas, ScaledLinearBetas, zero_terminal_snr
+from undertow.diffusion.betas import beta_values, zero_terminal_snr
 from undertow.diffusion.paths import RectifiedFlow, VarianceExploding, VariancePreserving
 from undertow.errors import ConfigError, InvalidInput
-from undertow.limits import TIMESTEPS
+from undertow.known_names import TimestepMap
+from undertow.schedulers.betas import Betas, CosineBetas, LinearBetas, ScaledLinearBetas
+from undertow.schedulers.levels import ZERO_SNR_ALPHA_CUMPROD, require_trained_steps
 from undertow.shapes import Sigmas, Timesteps
-from undertow.step_counts import LARGEST_SIGMA
-
-TimestepMap = Literal["interpolated", "nearest"]
-
-# With zero terminal SNR the last sigma is infinite, and a sampler needs a number: diffusers' Euler takes this abar,
-# the smallest subnormal of float16, hence sigma = 4096; ComfyUI takes another, hence 4518.76.
-ZERO_SNR_ALPHA_CUMPROD = 2.0**-24
-COMFYUI_ZERO_SNR_ALPHA_CUMPROD = 4.8973451890853435e-08
-
-# A sigma that went through float32 or a power of 1/rho may exceed the table's last by rounding.
-SIGMA_ROUNDING = 1e-4
+from undertow.step_counts import LARGEST_SIGMA, SIGMA_ROUNDING
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +39,10 @@ class NoiseSchedule:
     last_alpha_cumprod: float = ZERO_SNR_ALPHA_CUMPROD
 
     def __post_init__(self):
-        _require_steps(self.steps)
+        require_trained_steps(self.steps)
         if not 0 < self.last_alpha_cumprod < 1:
             raise ConfigError("schedule.last_alpha_cumprod", self.last_alpha_cumprod, "must be between 0 and 1")
-        self.betas.values(self.steps)  # refuses impossible values now, not at the first use
+        self.betas.require(self.steps)
 
     @classmethod
     def linear(cls, *, steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> "NoiseSchedule":
@@ -85,7 +76,7 @@ class NoiseSchedule:
     @cached_property
     def alphas_cumprod(self) -> Float64[Tensor, "steps"]:
         """DDPM's abar of every training timestep; exactly 0 at the last with zero terminal SNR."""
-        alphas_cumprod = torch.cumprod(1 - self.betas.values(self.steps), dim=0)
+        alphas_cumprod = torch.cumprod(1 - beta_values(self.betas, self.steps), dim=0)
         return zero_terminal_snr(alphas_cumprod) if self.zero_terminal_snr else alphas_cumprod
 
     @cached_property
@@ -159,7 +150,7 @@ class FlowSchedule:
     steps: int = 1000
 
     def __post_init__(self):
-        _require_steps(self.steps)
+        require_trained_steps(self.steps)
         if not (math.isfinite(self.shift) and self.shift > 0):
             raise ConfigError("schedule.shift", self.shift, "must be a positive number; 1 does not shift")
 
@@ -239,7 +230,7 @@ class EDMSchedule:
     steps: int = 1000
 
     def __post_init__(self):
-        _require_steps(self.steps)
+        require_trained_steps(self.steps)
         if not 0 < self.sigma_min < self.sigma_max < math.inf:
             raise ConfigError("schedule.sigma_min", self.sigma_min, f"must be above 0 and below {self.sigma_max:g}")
         if not self.sigma_max <= LARGEST_SIGMA:
@@ -285,13 +276,6 @@ class EDMSchedule:
 
 
 Schedule = NoiseSchedule | FlowSchedule | EDMSchedule
-
-
-def _require_steps(steps: int) -> None:
-    if steps < 2:
-        raise ConfigError("schedule.steps", steps, "must be at least 2 training timesteps")
-    if steps > TIMESTEPS.most:
-        raise ConfigError("schedule.steps", steps, TIMESTEPS.rule)
 
 
 def _require_between(values: Tensor, low: float, high: float, argument: str) -> None:

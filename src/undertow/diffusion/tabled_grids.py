@@ -14,9 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from undertow.diffusion.paths import RectifiedFlow
 from undertow.diffusion.schedules import Schedule
-from undertow.errors import InvalidInput
 
 AYS_SD15 = (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029)
 AYS_SDXL = (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029)
@@ -47,17 +45,12 @@ def gits_sdxl(schedule: Schedule, steps: int) -> list[float]:
 def turbo(schedule: Schedule, steps: int) -> list[float]:
     """Every (trained / n)-th level counted from the last, rounded; diffusers' trailing spacing."""
     trained = len(schedule)
-    if steps > trained:
-        raise InvalidInput("steps", steps, f"at most {trained}, the network's training timesteps")
     places = [round(index * trained / steps) - 1 for index in range(steps, 0, -1)]
     return [*schedule.sigmas[places].tolist(), 0.0]
 
 
 def _interpolated(table: Sequence[float], schedule: Schedule, steps: int) -> list[float]:
     """The table at `steps` even places in log sigma, within the trained levels."""
-    if isinstance(schedule.path, RectifiedFlow):
-        remedy = "take normal or simple for a flow"
-        raise InvalidInput("schedule", "a table of sigmas", "a grid for the flow path, whose sigma ends at 1", remedy)
     places = np.linspace(0, len(table) - 1, steps)
     logs = np.interp(places, np.arange(len(table)), np.log(table))
     levels = np.exp(logs).clip(schedule.sigma_min, schedule.sigma_max)

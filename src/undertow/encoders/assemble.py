@@ -15,7 +15,6 @@ from undertow.encoders.encoding import EncoderReport
 from undertow.encoders.inversion import Inversions
 from undertow.encoders.prompts.tree import Blend, Joined, Node, fragments
 from undertow.encoders.reading import Reading, blended, joined
-from undertow.errors import InvalidInput
 
 Context = Float[Tensor, "1 tokens dim"]
 Pooled = Float[Tensor, "1 pooled_dim"]
@@ -108,9 +107,8 @@ class Assembler:
         return Part(context=tokens.flatten(0, 1)[None], pooled=pooled, reports=(report,))
 
     def _blend(self, tree: Blend) -> Part:
+        tree.require_sum()
         weights = list(tree.weights)
-        if tree.normalize and sum(weights) == 0:
-            raise InvalidInput("blend weights", weights, "a sum other than 0", "add no_normalize to keep them")
         parts = [self.encode(part) for part in tree.parts]
         longest = max(part.context.shape[1] for part in parts)
         context = mixed([self.padded(part, longest).context for part in parts], weights, normalize=tree.normalize)

@@ -9,20 +9,20 @@ import torch
 from torch import Tensor
 
 from undertow.diffusion.grids import sigma_grid
-from undertow.diffusion.paths import Path, StartNoise
-from undertow.diffusion.schedules import (
-    COMFYUI_ZERO_SNR_ALPHA_CUMPROD,
-    NoiseSchedule,
-    Schedule,
-    TimestepMap,
+from undertow.diffusion.paths import Path, path_name
+from undertow.diffusion.schedules import NoiseSchedule, Schedule
+from undertow.engine.named_sampler import (
+    DEFAULT_SAMPLER,
+    KnownLevels,
+    NamedSampler,
+    named_sampler,
+    require_sampled,
 )
 from undertow.engine.request import MODEL_SAMPLER, GenerationRequest
-from undertow.sampling.catalogue import find_sampler
-from undertow.sampling.model_sampler import ModelSampler
-from undertow.sampling.names import read_names
-
-DEFAULT_SAMPLER, DEFAULT_SCHEDULE = "dpmpp_2m", "karras"
-"""Where neither the request nor the model names any."""
+from undertow.known_names import StartNoise, TimestepMap
+from undertow.sampling.model_levels import model_levels
+from undertow.schedulers.levels import COMFYUI_ZERO_SNR_ALPHA_CUMPROD
+from undertow.schedulers.model_sampler import ModelSampler
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,25 +61,24 @@ def choose_sampler(
 ) -> ChosenSampler:
     """The sampler of a request. schedule: the model's levels. own: the sampler that its folder names, or why it is not
     known. Errors: `InvalidInput` for an unknown sampler, or one that does not suit the model."""
-    levels = _levels(request, schedule)
-    if request.sampler != MODEL_SAMPLER:
-        return _along_a_grid(request, levels, request.sampler)
-    if not isinstance(own, ModelSampler):
-        notes = () if own is None else (f"sampler {DEFAULT_SAMPLER}: the model's own is not known here, {own}",)
-        return replace(_along_a_grid(request, levels, DEFAULT_SAMPLER), notes=notes)
-    if request.schedule is None and request.sigmas is None:
-        return _as_the_folder_says(request, levels, own)
-    chosen = _along_a_grid(request, levels, own.sampler)
-    return replace(chosen, options={**own.options, **chosen.options})
+    levels, named = levels_for(request, schedule), named_sampler(request, own)
+    require_sampled(request, named, known_levels(levels))
+    if named.own is not None:
+        return _as_the_folder_says(request, levels, named.own)
+    chosen = _along_a_grid(request, levels, named)
+    if named.follows and isinstance(own, ModelSampler):
+        return replace(chosen, options={**own.options, **chosen.options})
+    if request.sampler == MODEL_SAMPLER and own is not None:
+        return replace(chosen, notes=(f"sampler {DEFAULT_SAMPLER}: the model's own is not known here, {own}",))
+    return chosen
 
 
 def _as_the_folder_says(request: GenerationRequest, levels: Schedule, own: ModelSampler) -> ChosenSampler:
-    find_sampler(own.sampler, levels.path)
     return ChosenSampler(
         name=own.sampler,
-        options={**own.options_for(levels, request.steps), **request.sampler_options},
+        options={**own.options_for(len(levels), request.steps), **request.sampler_options},
         schedule=own.grid,
-        grid=partial(own.sigmas, levels),
+        grid=partial(model_levels, own, levels),
         levels=levels,
         timestep_map="nearest" if request.timestep_map == "nearest" else own.timestep_map,
         start=None if request.noise_convention == "comfy" else own.start,
@@ -88,21 +87,16 @@ def _as_the_folder_says(request: GenerationRequest, levels: Schedule, own: Model
     )
 
 
-def _along_a_grid(request: GenerationRequest, levels: Schedule, sampler: str) -> ChosenSampler:
-    name, schedule = read_names(sampler, request.schedule)
-    schedule = DEFAULT_SCHEDULE if schedule is None else schedule
-    entry = find_sampler(name, levels.path)
-    discard = entry.discards_penultimate if request.discard_penultimate is None else request.discard_penultimate
-
+def _along_a_grid(request: GenerationRequest, levels: Schedule, named: NamedSampler) -> ChosenSampler:
     def grid(steps: int) -> list[float]:
         if request.sigmas is None:
-            return sigma_grid(schedule, levels, steps, discard_penultimate=discard)
+            return sigma_grid(named.schedule, levels, steps, discard_penultimate=named.discards)
         return list(request.sigmas)
 
     return ChosenSampler(
-        name=name,
+        name=named.name,
         options=request.sampler_options,
-        schedule=schedule,
+        schedule=named.schedule,
         grid=grid,
         levels=levels,
         timestep_map=request.timestep_map,
@@ -110,7 +104,12 @@ def _along_a_grid(request: GenerationRequest, levels: Schedule, sampler: str) ->
     )
 
 
-def _levels(request: GenerationRequest, schedule: Schedule) -> Schedule:
+def known_levels(levels: Schedule) -> KnownLevels:
+    """What decides about a request, of a model's levels."""
+    return KnownLevels(path=path_name(levels.path), trained=len(levels), highest=levels.sigma_max)
+
+
+def levels_for(request: GenerationRequest, schedule: Schedule) -> Schedule:
     """The model's, with another stand-in for zero terminal SNR where the request asks for ComfyUI's."""
     if request.noise_convention == "comfy" and isinstance(schedule, NoiseSchedule):
         return replace(schedule, last_alpha_cumprod=COMFYUI_ZERO_SNR_ALPHA_CUMPROD)

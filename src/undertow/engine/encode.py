@@ -11,9 +11,10 @@ from undertow.adapters.kind import ResolvedAdapter
 from undertow.adapters.manager import AdapterManager
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.diffusion.strength import strength_note, truncate
-from undertow.engine.chosen_sampler import ChosenSampler, choose_sampler
+from undertow.engine.chosen_sampler import ChosenSampler, choose_sampler, known_levels
 from undertow.engine.few_step_adapters import few_step_notes
-from undertow.engine.guided import named_methods
+from undertow.engine.fitting import ModelFacts, require_fitting
+from undertow.engine.guidance_method import named_methods
 from undertow.engine.idle import Circumstances, follows_folder, idle_settings
 from undertow.engine.image_inputs import ImageInputs
 from undertow.engine.images import EncodedImages, encode_images
@@ -23,11 +24,9 @@ from undertow.engine.passes import Continue, FromNoise, FromPicture, Latents, Pa
 from undertow.engine.picture_size import picture_size
 from undertow.engine.report import UsedAdapter
 from undertow.engine.request import GenerationRequest
-from undertow.engine.together import require_together
 from undertow.engine.watch import Watch
 from undertow.errors import InvalidInput
 from undertow.memory.keeper import Uses, always_there
-from undertow.sampling.catalogue import find_sampler
 from undertow.unet.config import TextTime
 
 
@@ -84,10 +83,18 @@ class _Encoding:
         request, model = self.request, self.model
         self.sampler = choose_sampler(request, model.schedule, model.sampler)
         self.decisions += self.sampler.notes
-        _require_picture(self.sampler, model)
-        require_together(request)
-        unet, vae = model.require_unet(), model.require_vae()
-        model.require_text(request.clip_skip)
+        unet, vae, text = model.require_unet(), model.require_vae(), model.require_text(request.clip_skip)
+        require_fitting(
+            request,
+            ModelFacts(
+                unet=unet.config,
+                latent_channels=vae.config.latent_channels,
+                factor=vae.config.factor,
+                sampler=model.sampler,
+                levels=known_levels(self.sampler.levels),
+                text_layers={encoder.kind: encoder.config.layers for encoder in text.encoders},
+            ),
+        )
         factor = vae.config.factor
         size, note = picture_size(request, unet.config.sample_size, factor)
         self.decisions += [note] if note else []
@@ -95,7 +102,6 @@ class _Encoding:
         self._check_given((vae.config.latent_channels, *cells))
         builder = self._builder()
         image_inputs = ImageInputs.of(unet.config, vae.config.latent_channels)
-        image_inputs.check(request)
         picture = EncodedImages()
         if image_inputs.are_needed(request):
             yield
@@ -250,8 +256,3 @@ class _Encoding:
             extra=picture.extra,
             without_image=picture.without_image,
         )
-
-
-def _require_picture(sampler: ChosenSampler, model: LoadedModel) -> None:
-    if find_sampler(sampler.name, model.schedule.path).inverse:
-        raise InvalidInput("sampler", repr(sampler.name), "one that ends in a picture", "it runs from one to noise")

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from undertow.adapters.kind import ResolvedAdapter
 from undertow.adapters.lora.kind import ResolvedLora
 from undertow.checkpoints.identify.few_steps import SUITS_ADAPTERS, few_steps_in_name
-from undertow.engine.guided import named_methods
+from undertow.engine.guidance_method import named_methods
 from undertow.engine.request import GenerationRequest
 from undertow.unet.config import UNetConfig
 

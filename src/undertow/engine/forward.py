@@ -9,9 +9,10 @@ from undertow.adapters.manager import AdapterManager
 from undertow.engine.kept_text import KeptText
 from undertow.engine.rows import Outcome, Row
 from undertow.unet.conditioning import Ports, concatenate
-from undertow.unet.free_u import free_u_factors
-from undertow.unet.perturbation import first_self_attention, perturbed_rows
+from undertow.unet.free_u_factors import free_u_factors
+from undertow.unet.perturbation import perturbed_rows
 from undertow.unet.runner import EAGER, Runner
+from undertow.unet.self_attentions import first_self_attention
 
 
 def forward(

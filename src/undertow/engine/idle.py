@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from undertow.adapters.adapter import Adapter
 from undertow.encoders.prompts.catalogue import DIALECTS, parse_prompt
 from undertow.encoders.text_stack import TextStack
-from undertow.engine.guided import NamedMethod
+from undertow.engine.guidance_method import NamedMethod
 from undertow.engine.idle_guidance import idle_guidance
 from undertow.engine.request import MODEL_SAMPLER, GenerationRequest
 from undertow.known_names import split_sampler

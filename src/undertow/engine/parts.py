@@ -7,6 +7,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from undertow.adapters.adapter import Adapter, as_adapters
 from undertow.errors import InvalidInput
+from undertow.limits import LARGEST_SCALE
 from undertow.prompt_text import require_prompt
 from undertow.records import Finite, Record, read_by, require_fields
 from undertow.step_counts import computed_steps
@@ -25,7 +26,7 @@ class Region(Record):
     """What to draw there."""
     box: tuple[float, float, float, float]
     """Left, top, right and bottom as fractions of the picture: (0, 0, 0.5, 1) is the left half."""
-    weight: Annotated[Finite, Gt(0)] = 1.0
+    weight: Annotated[Finite, Gt(0), Le(LARGEST_SCALE)] = 1.0
     """Weight relative to other regions and to the request's own prompt where they overlap."""
     adapters: Annotated[tuple[Adapter, ...], read_by(as_adapters)] = ()
     """Adapters that act in this region, in addition to the request's own."""

@@ -10,9 +10,11 @@ from undertow.adapters.pictures import LatentGrid
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.diffusion.denoiser import Preconditioning
 from undertow.diffusion.guidance import CONDITIONAL, Guidance, Step
+from undertow.diffusion.paths import path_name
 from undertow.engine.chosen_sampler import ChosenSampler
 from undertow.engine.conditioning import Branches, Conditioner
 from undertow.engine.evaluation import Network
+from undertow.engine.guidance_method import named_methods, require_guidance
 from undertow.engine.guided import chosen_guidance
 from undertow.engine.layout import Layout, box_mask
 from undertow.engine.passes import Adapted, Composition, Extra, InpaintMask, Pass, Start
@@ -55,6 +57,8 @@ class PassBuilder:
         network, request = self._network(model), self.request
         entry = find_sampler(self.sampler.name, model.schedule.path)
         chosen = chosen_guidance(request, network.unet.config, unconditional=entry.guided)
+        methods, path = named_methods(request, network.unet.config), path_name(model.schedule.path)
+        require_guidance(methods, steps=max(0, len(sigmas) - 1), cells=cells, path=path)
         branches = self._branches(model, chosen.guidance, sigmas, cells)
         _see_text(branches, self.watch)
         layout = layout_for(request, cells, network.unet.config.sample_size, model.require_vae().config.factor)

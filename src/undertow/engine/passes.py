@@ -11,12 +11,12 @@ from torch import Tensor
 from undertow.adapters.kind import RowAdapters
 from undertow.adapters.manager import TiledAdapters
 from undertow.diffusion.guidance import Guidance
-from undertow.diffusion.paths import StartNoise
 from undertow.engine.chosen_sampler import ChosenSampler
 from undertow.engine.conditioning import Branches
 from undertow.engine.evaluation import Network
 from undertow.engine.layout import Layout
 from undertow.engine.parts import HighResolution, StepForecast
+from undertow.known_names import StartNoise
 from undertow.unet.free_u import FreeU
 
 Latents = Float[Tensor, "1 channels height width"]

@@ -12,7 +12,8 @@ from undertow.adapters.stack import AdapterStack
 from undertow.doors import shown
 from undertow.engine.parts import HighResolution, Region, Share, StepForecast, Views
 from undertow.errors import InvalidInput
-from undertow.known_names import require_dialect, require_sampler, require_schedule, split_guidance
+from undertow.guidance_options.steps import require_strength
+from undertow.known_names import TimestepMap, require_dialect, require_sampler, require_schedule, split_guidance
 from undertow.limits import COUNT, PARTS, STEPS
 from undertow.pictures.fields import ImageField
 from undertow.pictures.files import require_readable, require_same
@@ -40,7 +41,6 @@ GROUPS = {
 StrengthConvention = Literal["diffusers", "comfy", "a1111"]
 RegionsBy = Literal["estimates", "attention"]
 Axes = Literal["none", "x", "y", "both"]
-TimestepMap = Literal["interpolated", "nearest"]
 NoiseConvention = Literal["variance", "comfy"]
 Seed = Annotated[int, Ge(0), Le(MAX_SEED)]
 Height = int
@@ -174,6 +174,8 @@ class GenerationRequest(Record):
         STEPS.require("steps", self.steps if self.sigmas is None else len(self.sigmas))
         if self.sigmas is not None:
             require_grid(self.sigmas)
+        for name in ("guidance_scale", "image_guidance_scale"):
+            require_strength(name, getattr(self, name))
         COUNT.require("count", self.count)
         for name in ("regions", "adapters"):
             PARTS.require(name, len(getattr(self, name)), f"{len(getattr(self, name)):,} {name}")

@@ -16,7 +16,7 @@ def rows_of_picture(request: GenerationRequest, config: UNetConfig) -> int:
     guidance = chosen_guidance(request, config).guidance
     regions = len(request.regions) if request.regions_by == "estimates" else 0
     conditional = request.prompt.count(COMPOSED) + 1 + regions
-    count = request.step_count
+    count = max(1, request.drawn_steps)
     return max(
         sum(conditional if branch.side == "conditional" else 1 for branch in guidance.branches(step))
         for step in (Step(index=index, count=count, sigma=1.0) for index in range(count))

@@ -13,8 +13,9 @@ from undertow.checkpoints.identify.few_steps import left_to_model
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.doors import nearest, shown
 from undertow.engine.parts import HighResolution, Region, StepForecast, Views
-from undertow.engine.request import Axes, GenerationRequest, NoiseConvention, RegionsBy, StrengthConvention, TimestepMap
+from undertow.engine.request import Axes, GenerationRequest, NoiseConvention, RegionsBy, StrengthConvention
 from undertow.errors import InvalidInput
+from undertow.known_names import TimestepMap
 from undertow.records import annotations
 
 

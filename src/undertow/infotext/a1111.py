@@ -10,8 +10,9 @@ from undertow.diffusion.grids import GRIDS
 from undertow.errors import InvalidInput
 from undertow.infotext.reading import INVERSION, Collector, NamedFile, Reading
 from undertow.infotext.settings import Infotext, parse_infotext, parse_settings
+from undertow.known_names import AUTOMATIC
 from undertow.sampling.catalogue import SAMPLERS
-from undertow.sampling.names import AUTOMATIC, read_names
+from undertow.sampling.names import read_names
 
 _TAG = re.compile(r"<(\w+):([^<>]+)>")
 _SIZE = re.compile(r"(\d{1,6})x(\d{1,6})")

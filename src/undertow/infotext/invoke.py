@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from undertow.diffusion.grids import GRID_ALIASES
 from undertow.infotext.reading import Collector, NamedFile, Reading
+from undertow.known_names import GRID_ALIASES
 
 SAMPLERS: Mapping[str, str] = {
     **{name: name for name in ("ddim", "ddpm", "dpmpp_2s", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m", "dpmpp_sde")},

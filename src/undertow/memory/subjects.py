@@ -9,13 +9,14 @@ from undertow.adapters.control.config import ControlNetConfig
 from undertow.checkpoints.identify.few_steps import suggested_fields
 from undertow.embedded import embedded_models
 from undertow.errors import InvalidInput, UnknownCheckpoint
-from undertow.known_names import PathName
 from undertow.limits import PIXELS
 from undertow.lookup import did_you_mean
 from undertow.memory.families import family
 from undertow.memory.machine import this_machine
 from undertow.memory.work import Subject, TextNetwork, VAENetwork
 from undertow.quantization import NONE, QuantizedWeights, Scheme, as_quantization
+from undertow.schedulers.levels import CarriedLevels, Levels
+from undertow.schedulers.model_sampler import ModelSampler
 from undertow.unet.config import UNetConfig
 from undertow.unet.presets import PRESETS
 
@@ -33,13 +34,13 @@ TYPES: Mapping[str, str] = {"F64": "float32", "F32": "float32", "BF16": "bfloat1
 class NamedModel:
     """A model that was named. stored: the type of its U-Net's weights; "float32" for a family, which has no file, and
     for embedded models, which the command line computes in float32. scheduler: diffusers' class that its folder
-    names. distilled_at, path: as in `Outline`. text_layers: of each text encoder."""
+    names. sampler, levels: as in `Outline`. text_layers: of each text encoder."""
 
     subject: Subject
     stored: str = "float32"
     scheduler: str | None = None
-    distilled_at: int | None = None
-    path: PathName | None = None
+    sampler: ModelSampler | str | None = None
+    levels: Levels | CarriedLevels | None = None
     text_layers: "Mapping[TextKind, int]" = field(default_factory=dict)
 
     @property
@@ -110,8 +111,8 @@ def _named(name: str, found: "Outline", stored: str) -> NamedModel:
         subject=subject_of(name, found.unet, found.vae, found.text.items(), found.quantized),
         stored=stored,
         scheduler=found.scheduler,
-        distilled_at=found.distilled_at,
-        path=found.path,
+        sampler=found.sampler,
+        levels=found.levels,
         text_layers={kind: config.layers for kind, config in found.text.items()},
     )
 

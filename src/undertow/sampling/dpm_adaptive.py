@@ -8,12 +8,17 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from undertow.errors import InvalidInput
 from undertow.sampling.dpm_fast import second_order_step, third_order_step
 from undertow.sampling.entry import sampler
 from undertow.sampling.euler import ancestral_split
 from undertow.sampling.noise import NoiseSource
 from undertow.sampling.options import Eta, NoiseScale, NumberRange
 from undertow.sampling.protocol import ModelCall, Sampler, require_noise
+
+MOST_TRIES = 10_000
+"""Steps of one image, with those that are repeated: as many as the longest grid of ComfyUI has. Tolerances that nothing
+meets would have it go on for ever."""
 
 
 @dataclass(kw_only=True)
@@ -42,10 +47,12 @@ _Order = Annotated[float, NumberRange(meaning="order of the method", low=2, high
 _RelativeError = Annotated[float, NumberRange(meaning="allowed error relative to x", low=1e-8)]
 _AbsoluteError = Annotated[float, NumberRange(meaning="allowed absolute error", low=1e-8)]
 _FirstStep = Annotated[float, NumberRange(meaning="first step, in log sigma", low=1e-4)]
-_Proportional = Annotated[float, NumberRange(meaning="proportional part of the step controller")]
-_Integral = Annotated[float, NumberRange(meaning="integral part of the step controller")]
-_Differential = Annotated[float, NumberRange(meaning="differential part of the step controller")]
-_Safety = Annotated[float, NumberRange(meaning="a step is repeated when the controller would shrink it below this")]
+_Proportional = Annotated[float, NumberRange(meaning="proportional part of the step controller", high=10)]
+_Integral = Annotated[float, NumberRange(meaning="integral part of the step controller", high=10)]
+_Differential = Annotated[float, NumberRange(meaning="differential part of the step controller", high=10)]
+_Safety = Annotated[
+    float, NumberRange(meaning="a step is repeated when the controller would shrink it below this", high=1)
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,8 +132,12 @@ def _adaptive(
     for row in range(len(rows)):
         controller = tuning.controller()
         sigma, here = sigmas[0], rows[row]
-        before = here
+        before, tries = here, 0
         while math.log(sigma / last) > 1e-5:
+            tries += 1
+            if tries > MOST_TRIES:
+                expected, remedy = f"to be done in {MOST_TRIES:,} steps", "allow a larger error: raise rtol and atol"
+                raise InvalidInput("sampler_options", f"not done at a level of {sigma:g}", expected, remedy)
             target = max(last, sigma * math.exp(-controller.h))
             down = max(last, ancestral_split(sigma, target, tuning.eta)[0])
             low, high = yield from _two_orders(here, sigma, down, tuning.order)

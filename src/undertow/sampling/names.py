@@ -1,14 +1,7 @@
 """Names of samplers and grids in A1111, ComfyUI and diffusers, to ours and back."""
 
-from undertow.known_names import AUTOMATIC, GRID_ALIASES, split_sampler
+from undertow.known_names import GRID_ALIASES, grid_beside, split_sampler
 from undertow.sampling.catalogue import SAMPLERS, canonical_name
-
-# "Automatic" in A1111: the grid in the options of a sampler (modules/sd_samplers_kdiffusion.py), else its uniform one.
-_AUTOMATIC = {
-    **dict.fromkeys(["dpmpp_2m", "dpmpp_sde", "dpmpp_2s_a", "dpm2", "dpm2_a", "restart"], "karras"),
-    **dict.fromkeys(["dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde"], "exponential"),
-    "ddim": "ddim_comfyui",
-}
 
 
 def read_names(sampler: str, schedule: str | None = None, *, tool: str | None = None) -> tuple[str, str | None]:
@@ -20,11 +13,8 @@ def read_names(sampler: str, schedule: str | None = None, *, tool: str | None = 
     """
     name, ending = split_sampler(sampler)
     name = canonical_name(name, tool)
-    if schedule is None:
-        return name, ending
-    if schedule.lower() == AUTOMATIC:
-        return name, ending or _AUTOMATIC.get(name, "normal")
-    return name, GRID_ALIASES.get(tool or "", {}).get(schedule, schedule)
+    theirs = None if schedule is None else GRID_ALIASES.get(tool or "", {}).get(schedule, schedule)
+    return name, grid_beside(name, ending, theirs)
 
 
 def sampler_in(tool: str, sampler: str) -> str | None:

@@ -12,18 +12,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any
 
-from annotated_types import Ge, Le, MaxLen
+from annotated_types import Ge, Gt, Le, MaxLen
 
 from undertow.checkpoints.identify.few_steps import left_to_model
 from undertow.doors import nearest
 from undertow.encoders.prompts.catalogue import parse_prompt
+from undertow.encoders.prompts.tree import Blend
 from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
+from undertow.lookup import in_seconds
 from undertow.memory.lora_reach import is_of_text
 from undertow.memory.plan import MemoryPlan
 from undertow.memory.subjects import require_size
 from undertow.pictures.files import describe_picture
-from undertow.records import Record, annotations
+from undertow.records import Finite, Record, annotations
 from undertow.serving.adapter_room import PER_ROW, RANK
 from undertow.serving.amount import cost_of, pinned_rows, rows_of, work_of
 from undertow.serving.capacity import Capacity, are_merged
@@ -56,7 +58,7 @@ class JobOptions(Record):
     """Of the pictures' files."""
     priority: Annotated[int, Ge(-10), Le(10)] = 0
     """Among the jobs of the same key: higher goes first."""
-    deadline_s: Annotated[float, Ge(0)] | None = None
+    deadline_s: Annotated[Finite, Gt(0)] | None = None
     """Seconds from now after which the pictures are of no use; refused at once where it cannot be kept."""
     label: Annotated[str, MaxLen(1024)] = ""
     """Whatever the client wants to remember, never read."""
@@ -187,7 +189,7 @@ class Admission:
         cannot draw, and for a deadline that it cannot keep."""
         read = wanted.read
         self.capacity.require(read.request, read.model, read.used, read.forward_rows)
-        new = self._promised(wanted.new)
+        new = self._promised(wanted.new, read.options.deadline_s)
         for content in read.uploads.taken.values():
             self.artifacts.put(content)
         return new
@@ -231,20 +233,20 @@ class Admission:
             body_hash=body_hash,
         )
 
-    def _promised(self, new: NewJob) -> NewJob:
-        """With the time when it will be done. Errors: `Refused` for a deadline that cannot be kept."""
+    def _promised(self, new: NewJob, deadline_s: float | None) -> NewJob:
+        """With the time when it will be done. deadline_s: as the client gave it. Errors: `Refused` for a deadline that
+        cannot be kept."""
         if self.times is None:
             return new
         finish_at = self.times.promise(new)
-        if new.deadline_at is not None and finish_at > new.deadline_at:
-            now = self.clock()
-            takes_s, wanted_s = finish_at - now, max(0.0, new.deadline_at - now)
+        if deadline_s is not None and new.deadline_at is not None and finish_at > new.deadline_at:
+            takes_s = finish_at - (new.deadline_at - deadline_s)
             self.times.withdraw(new)
             raise Refused(
                 FailureCode.DEADLINE_PASSED,
-                f"it will be done in {takes_s:.1f} s, later than its deadline in {wanted_s:.1f} s: give it more time, "
+                f"deadline_s is {deadline_s:g}, and the job will be done in {in_seconds(takes_s)}: give it more time, "
                 "fewer steps or a smaller size, or come again later",
-                {"finish_s": round(takes_s, 3), "deadline_s": round(wanted_s, 3), "finish_at": finish_at},
+                {"finish_s": round(takes_s, 3), "deadline_s": deadline_s, "finish_at": finish_at},
             )
         return replace(new, finish_at=finish_at)
 
@@ -298,7 +300,7 @@ class Admission:
                 raise InvalidInput(name, f"{count:,}", f"at most {most:,}", "this service draws no more at once")
         _check_names(request)
         _check_prompts(request)
-        require_drawable(request, model)
+        require_drawable(request, model, used)
         _require_slots(request, model, [entry for entry in used.values() if entry.kind == "LoRA"])
         if request.size is not None:
             require_size("size", request.size, model.subject)
@@ -374,11 +376,13 @@ def _check_names(request: GenerationRequest) -> None:
 
 
 def _check_prompts(request: GenerationRequest) -> None:
-    """Errors: `PromptError`."""
-    parse_prompt(request.prompt, request.dialect)
-    parse_prompt(request.negative_prompt, request.dialect, composition=False)
-    for region in request.regions:
-        parse_prompt(region.prompt, request.dialect, composition=False)
+    """Errors: `PromptError`, `InvalidInput`."""
+    parsed = [parse_prompt(request.prompt, request.dialect)]
+    for prompt in (request.negative_prompt, *(region.prompt for region in request.regions)):
+        parsed.append(parse_prompt(prompt, request.dialect, composition=False))
+    for one in parsed:
+        if isinstance(one.tree, Blend):
+            one.tree.require_sum()
 
 
 def _require_fit(argument: str, entry: AdapterEntry, model: ModelEntry, *, embedding: bool) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from undertow.diffusion.paths import per_row
 from undertow.diffusion.schedules import NoiseSchedule
 from undertow.errors import ConfigError
-from undertow.sampling.spacing import distilled_timesteps
+from undertow.schedulers.spacing import distilled_timesteps
 from undertow.shapes import Sigmas, Timesteps
 
 Rows = Float[Tensor, "batch ..."]

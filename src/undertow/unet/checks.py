@@ -11,7 +11,7 @@ from undertow.errors import InvalidInput
 from undertow.nn.attention import ImagePort, ImageTokens
 from undertow.unet.conditioning import Conditioning, Ports, Residuals
 from undertow.unet.config import ClassLabels, TextTime, UNetConfig
-from undertow.unet.free_u import check_free_u
+from undertow.unet.free_u_factors import check_free_u
 from undertow.unet.perturbation import check_perturbed
 
 CONDITIONS = tuple(field.name for field in fields(Conditioning))

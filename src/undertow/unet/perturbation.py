@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from undertow.diffusion.guidance import Perturbation
 from undertow.errors import InvalidInput
+from undertow.guidance_options.rules import Perturbation
 from undertow.nn.perturbation import PerturbedRows
 from undertow.unet.config import UNetConfig
+from undertow.unet.self_attentions import self_attentions_in
 
 
 def perturbed_rows(
@@ -35,28 +36,6 @@ def perturbed_rows(
 
     # In the order of execution: batches with the same layers give the same graph, whoever comes first.
     return {site: rows(kinds[site]) for site in config.self_attentions() if site in kinds} or None
-
-
-def self_attentions_in(config: UNetConfig, layers: Sequence[str]) -> list[str]:
-    """The named self-attentions, and those inside the named modules. Errors: `InvalidInput` for a name without any."""
-    sites = config.self_attentions()
-    found = []
-    for layer in layers:
-        inside = [site for site in sites if site == layer or site.startswith(f"{layer}.")]
-        if not inside:
-            blocks = list(dict.fromkeys(site.split(".attentions.")[0] for site in sites))
-            offered = f"a part of {', '.join(blocks)}" if blocks else "nothing: this network has no self-attention"
-            raise InvalidInput(
-                "layers", repr(layer), f"{offered}, with self-attention", "`UNetConfig.self_attentions` lists all"
-            )
-        found += inside
-    return found
-
-
-def first_self_attention(config: UNetConfig, layer: str) -> str:
-    """The first self-attention in the named module, which may be that module itself. Errors: `InvalidInput` for a name
-    without any."""
-    return self_attentions_in(config, (layer,))[0]
 
 
 def check_perturbed(config: UNetConfig, rows: int, perturbed: Mapping[str, PerturbedRows]) -> None:

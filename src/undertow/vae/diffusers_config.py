@@ -9,7 +9,9 @@ from undertow.json_fields import flag, is_whole, number, numbers, whole
 from undertow.vae.config import VAEConfig
 from undertow.vae.latent_space import LATENT_SPACES, LatentSpace
 
-CLASS = "AutoencoderKL"
+AUTOENCODER = "AutoencoderKL"
+"""What diffusers' config.json calls it."""
+
 DOWN, UP = "DownEncoderBlock2D", "UpDecoderBlock2D"
 
 
@@ -19,8 +21,8 @@ def vae_config_from_diffusers(json: Mapping[str, Any]) -> VAEConfig:
     Except `force_upcast`: diffusers assumes it where the field is absent, as in SD1's config, whose weights are safe
     in float16; SDXL's config says it. Errors: `ConfigError` names the field.
     """
-    if json.get("_class_name", CLASS) != CLASS:
-        raise ConfigError("_class_name", json["_class_name"], f"must be {CLASS}")
+    if json.get("_class_name", AUTOENCODER) != AUTOENCODER:
+        raise ConfigError("_class_name", json["_class_name"], f"must be {AUTOENCODER}")
     if json.get("act_fn", "silu") not in ("silu", "swish"):
         raise ConfigError("act_fn", json["act_fn"], "undertow supports only 'silu'")
     channels = json.get("block_out_channels")
@@ -51,7 +53,7 @@ def vae_config_to_diffusers(config: VAEConfig) -> dict[str, Any]:
     """The config as diffusers' `config.json`; the preview factors have no place there."""
     space, levels = config.latent_space, len(config.level_channels)
     return {
-        "_class_name": CLASS,
+        "_class_name": AUTOENCODER,
         "in_channels": config.in_channels,
         "out_channels": config.out_channels,
         "down_block_types": [DOWN] * levels,

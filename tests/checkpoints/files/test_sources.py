@@ -17,10 +17,12 @@ from undertow.checkpoints.files.hub import fetch, files_to_fetch
 from undertow.checkpoints.files.model_folder import folder_weights, variant_order
 from undertow.checkpoints.files.place import is_hub_id
 from undertow.checkpoints.identify.checkpoint import OpenOptions
+from undertow.checkpoints.identify.outline import outline
 from undertow.checkpoints.read.loading import LoadOptions
 from undertow.checkpoints.read.model_loading import load_model
 from undertow.checkpoints.read.unet_loading import load_unet_from
 from undertow.checkpoints.write.unet_folder import save_unet
+from undertow.embedded import embedded_models
 from undertow.errors import (
     ConfigError,
     CorruptFile,
@@ -326,3 +328,51 @@ def test_paths_are_never_asked_of_the_hub(cache):
         with pytest.raises(UnknownCheckpoint, match="no such file or folder") as caught:
             undertow.load_unet(source)
         assert "Hub did not answer" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", embedded_models())
+def test_a_name_that_only_higher_doors_take_is_told_where_it_goes(name):
+    """And is not asked whether it was meant."""
+    with pytest.raises(UnknownCheckpoint, match=r"undertow.load and undertow.load_unet take it by its name") as refusal:
+        load_model(name)
+    assert f"embedded_models()[{name!r}]" in str(refusal.value)
+    assert "did you mean" not in str(refusal.value)
+    with pytest.raises(UnknownCheckpoint, match=f"did you mean {name!r}"):
+        load_model(f"./{name}")
+
+
+def test_the_folder_of_an_autoencoder_is_a_model_with_nothing_else(tmp_path):
+    whole = save_pipeline(tmp_path / "pipeline", "sd1")
+    found, expected = load_model(whole / "vae"), load_model(whole)
+    assert (found.unet, found.text) == (None, None)
+    assert_same_weights(found.require_vae(), expected.require_vae())
+    assert (found.require_vae().config, found.latent_space) == (expected.require_vae().config, expected.latent_space)
+    with pytest.raises(MissingComponent, match="it holds no U-Net"):
+        undertow.load(whole / "vae").generate("owl")
+    with pytest.raises(MissingComponent, match="it holds no U-Net"):
+        undertow.load_unet(whole / "vae")
+    with pytest.raises(UnknownCheckpoint, match=r"an autoencoder without a U-Net, .*; in Python, this as `vae=`"):
+        outline(str(whole / "vae"))
+
+
+def test_a_file_that_only_its_folder_describes_says_so(tmp_path):
+    file = next((embedded_models()["emoji"] / "vae").glob("*.safetensors"))
+    with pytest.raises(UnknownCheckpoint, match=r"give its folder, whose config.json describes it"):
+        load_model(file)
+    shutil.copy(file, tmp_path / "alone.safetensors")
+    with pytest.raises(UnknownCheckpoint, match=r"4 latent channels, and others by their config.json"):
+        load_model(tmp_path / "alone.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("part", "error", "words"),
+    [
+        ("text_encoder", UnknownCheckpoint, "a text encoder without a U-Net, .*; in Python, this as `text=`"),
+        ("adapters/edges", UnsupportedModel, "a ControlNet, .*; load it beside a base model as an adapter"),
+    ],
+)
+def test_the_folder_of_another_network_says_where_it_is_taken(part, error, words):
+    folder = embedded_models()["emoji"] / part
+    for door in (load_model, undertow.load, undertow.load_unet, lambda place: outline(str(place))):
+        with pytest.raises(error, match=words):
+            door(folder)

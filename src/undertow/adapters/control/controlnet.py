@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from undertow.adapters.control.config import ControlNetConfig
+from undertow.adapters.rules import residual_names
 from undertow.attention.chosen import kernel_named
 from undertow.attention.kernel import AttentionKernel
 from undertow.errors import InvalidInput
@@ -98,7 +99,7 @@ class ControlNet(Encoder):
     @property
     def points(self) -> tuple[str, ...]:
         """Names of the residuals, in the order in which `residuals` counts gains."""
-        return (*(f"skips.{index}" for index in range(len(self.controlnet_down_blocks))), "middle")
+        return residual_names(self.config.unet)
 
     def hint_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width that a hint must have for latents of this size."""

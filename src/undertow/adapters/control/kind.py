@@ -24,9 +24,10 @@ from undertow.adapters.control.residuals import (
 from undertow.adapters.control.t2i import T2IAdapter
 from undertow.adapters.files.opened import OpenedAdapter, open_adapter
 from undertow.adapters.files.picture_readers import require_pictures
-from undertow.adapters.kind import AdapterKind, BatchRow, require_no
+from undertow.adapters.kind import AdapterKind, BatchRow
 from undertow.adapters.lora.updates import LayerUpdates
 from undertow.adapters.pictures import Hint, LatentGrid
+from undertow.adapters.rules import require_control
 from undertow.errors import InvalidInput
 from undertow.memory.adapter_networks import AdapterNetworks, WholeFile
 from undertow.memory.component import READ_AT_EVERY_STEP
@@ -50,17 +51,11 @@ class ResolvedControl:
 
     def __post_init__(self) -> None:
         adapter, kind = self.adapter, self.file.title
-        images, masks = len(several(adapter.image)), len(several(adapter.mask))
         if self.hint is None:
             require_pictures(adapter, kind, several_allowed=False)
-        elif images:
+        elif several(adapter.image):
             raise InvalidInput(f"image of {adapter.title}", "given beside a control hint", "one of the two")
-        if masks > 1:
-            raise InvalidInput(f"mask of {adapter.title}", f"{masks} masks", "at most one")
-        if adapter.control_mode != "balanced" and not isinstance(self.file.network, ControlNet):
-            raise InvalidInput(f"control_mode of {adapter.title}", repr(adapter.control_mode), f"none for a {kind}")
-        require_no("encoder", adapter, kind)
-        require_no("text_scale", adapter, kind)
+        require_control(adapter, kind, modes=isinstance(self.file.network, ControlNet))
 
     @property
     def loaded(self) -> ControlFile:

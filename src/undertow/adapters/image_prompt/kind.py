@@ -19,8 +19,8 @@ from undertow.adapters.image_prompt.prompt import ImagePrompt
 from undertow.adapters.kind import AdaptedModel, AdapterKind, BatchRow, require_no_hint
 from undertow.adapters.lora.updates import LayerUpdates
 from undertow.adapters.pictures import Area, Hint, LatentGrid
+from undertow.adapters.rules import require_masks
 from undertow.encoders.image import ImageEncoder, ImageFeatures
-from undertow.errors import InvalidInput
 from undertow.memory.adapter_networks import AdapterNetworks, WholeFile
 from undertow.memory.component import READ_ONCE
 from undertow.pictures.files import several
@@ -58,10 +58,7 @@ class ResolvedImagePrompt:
         picture, and masks that are not one for each; `AdapterMismatch` for another adapter's encoder."""
         pictures, masks = adapter.images(), adapter.masks()
         require_pictures(adapter, prompt.title, several_allowed=True)
-        if masks and len(masks) != len(pictures):
-            raise InvalidInput(
-                f"mask of {adapter.title}", f"{len(masks)} masks", f"{len(pictures)}, one for each image"
-            )
+        require_masks(adapter)
         drawn = [to_mask(mask, (mask.height, mask.width))[0, 0] for mask in masks] or None
 
         def keys_values(features: ImageFeatures) -> tuple[KeysValues, ...]:

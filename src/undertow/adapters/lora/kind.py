@@ -10,7 +10,7 @@ from torch import Tensor
 
 from undertow.adapters.adapter import Adapter, Placing
 from undertow.adapters.files.opened import OpenedAdapter
-from undertow.adapters.kind import AdaptedModel, AdapterKind, BatchRow, RowInput, require_no, require_no_hint
+from undertow.adapters.kind import AdaptedModel, AdapterKind, BatchRow, RowInput, require_no_hint
 from undertow.adapters.lora.bank import Bank
 from undertow.adapters.lora.leaves import read_lora_names
 from undertow.adapters.lora.lora_file import Lora, lora_from
@@ -18,6 +18,7 @@ from undertow.adapters.lora.merge import MergedWeights, adapted_weights
 from undertow.adapters.lora.targets import Targets
 from undertow.adapters.lora.updates import LayerUpdates, ScaledUpdates, Update
 from undertow.adapters.pictures import Hint, LatentGrid
+from undertow.adapters.rules import require_lora
 from undertow.adapters.stacking.summary import AdapterSummary
 from undertow.encoders.clip import TextEncoder
 from undertow.encoders.text_stack import Adaptation, TextStack
@@ -25,6 +26,7 @@ from undertow.errors import AdapterMismatch, InvalidInput
 from undertow.nn.adaptable import WeightRows
 from undertow.nn.quantized import quantized_layers
 from undertow.unet.conditioning import Ports
+from undertow.unet.leaves import layers_with_weights
 from undertow.unet.runner import Runner
 
 Residency = Literal["banked", "merged"]
@@ -157,7 +159,7 @@ class LoraKind(AdapterKind[Lora, ResolvedLora, LoraInput]):
         return lora_from(opened, self.targets)
 
     def points(self, loaded: Lora) -> Sequence[str]:
-        return list(self.targets.layers["unet"])
+        return layers_with_weights(self.model.unet.config)
 
     def summarize(self, adapter: Adapter, loaded: Lora) -> AdapterSummary:
         layers = unet_updates(adapter, loaded)
@@ -168,8 +170,7 @@ class LoraKind(AdapterKind[Lora, ResolvedLora, LoraInput]):
     ) -> ResolvedLora:
         """Errors: `AdapterMismatch` for biases that the model lacks; `InvalidInput` for fields that a LoRA does not
         have, and for a residency that is not possible."""
-        for field in ("image", "mask", "encoder"):
-            require_no(field, adapter, loaded.title)
+        require_lora(adapter, loaded.title)
         require_no_hint(adapter, hint)
         _check_biases(loaded, self.targets)
         own = unet_updates(adapter, loaded)

@@ -17,7 +17,7 @@ from undertow.checkpoints.keymap import TensorMapping
 from undertow.checkpoints.keymap.contents import Contents, Part
 from undertow.checkpoints.keymap.prefixes import Component, TextKind
 from undertow.diffusion.schedules import Schedule
-from undertow.sampling.model_sampler import ModelSampler
+from undertow.schedulers.model_sampler import ModelSampler
 from undertow.unet.config import UNetConfig
 from undertow.vae.config import VAEConfig
 

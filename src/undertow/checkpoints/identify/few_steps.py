@@ -2,16 +2,11 @@
 torch."""
 
 from collections.abc import Container, Mapping
-from typing import Any
 
-from undertow.json_fields import whole
 from undertow.unet.config import UNetConfig
 
 FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler")
 """diffusers' classes that draw with nothing but consistency models."""
-
-ORIGINAL_STEPS = 50
-"""diffusers' default of original_inference_steps."""
 
 SUGGESTED_STEPS = 4
 """LCM (arXiv:2310.04378) and ECT (arXiv:2406.14548) show 1 to 8, and gain little beyond 4."""
@@ -56,14 +51,6 @@ def suggested_fields(unet: UNetConfig, scheduler: str | None) -> dict[str, float
     if not why_few_steps(unet, scheduler):
         return {}
     return dict(SUGGESTED) if unet.guidance_dim is None else {"steps": SUGGESTED_STEPS}
-
-
-def distilled_at(config: Mapping[str, Any]) -> int | None:
-    """The most steps of a consistency model along its own levels, by its scheduler_config.json; `None` for others, and
-    for one that asks for what is not drawn as it says (`sampling.diffusers_samplers`)."""
-    if config.get("_class_name") not in FEW_STEP_SCHEDULERS or config.get("clip_sample", False):
-        return None
-    return whole(config, "original_inference_steps", ORIGINAL_STEPS)
 
 
 def left_to_model(suggested: dict[str, float], given: Container[str]) -> dict[str, float]:

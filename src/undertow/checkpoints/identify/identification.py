@@ -102,7 +102,7 @@ def identify_contents(
         match = match_without_unet(contents)
     family, variant, title, evidence = match
     hints = Hints(
-        markers=tuple(short for short, name in contents.names.items() if name in contents.markers),
+        markers=marked(contents),
         metadata=weights.metadata,
         sidecar=read_sidecar(weights.path if sidecar_of is None else sidecar_of),
         global_step=_global_step(weights, contents),
@@ -121,6 +121,11 @@ def identify_contents(
         prediction=found,
         zero_terminal_snr=find_zero_terminal_snr(hints, zero_terminal_snr),
     )
+
+
+def marked(contents: Contents) -> tuple[str, ...]:
+    """Short names of the markers in a file: tensors that say something by being there."""
+    return tuple(short for short, name in contents.names.items() if name in contents.markers)
 
 
 def identify_unet(weights: Described, part: Part, config: UNetConfig | None) -> tuple[UNetConfig, FamilyMatch]:

@@ -4,10 +4,12 @@ import torch
 from torch import Tensor
 
 from undertow.checkpoints.files.weights import Weights
+from undertow.checkpoints.identify.file_levels import TABLE, levels_of_file
 from undertow.checkpoints.identify.identification import Identification
 from undertow.checkpoints.keymap.contents import Contents
-from undertow.diffusion.betas import TabledBetas
 from undertow.diffusion.schedules import NoiseSchedule
+from undertow.schedulers.betas import TabledBetas
+from undertow.schedulers.levels import DiscreteLevels
 
 SAME = 2e-3
 """Largest relative difference to Stable Diffusion's table that rounding to float16 explains."""
@@ -15,13 +17,11 @@ SAME = 2e-3
 
 def schedule_of(weights: Weights, contents: Contents, identification: Identification) -> NoiseSchedule:
     """Stable Diffusion's schedule, with zero terminal SNR if the file says so, or the table stored in the file."""
+    found = levels_of_file(weights, contents, zero_terminal_snr=identification.zero_terminal_snr.value)
+    if isinstance(found, DiscreteLevels):
+        return NoiseSchedule(betas=found.betas, steps=found.steps, zero_terminal_snr=found.zero_terminal_snr)
     usual = NoiseSchedule.scaled_linear()
-    if identification.zero_terminal_snr.value:
-        return usual.rescale_zero_terminal_snr()
-    name = contents.names.get("alphas_cumprod")
-    if name is None or weights.tensors[name].shape != (len(usual),):
-        return usual
-    carried = weights.read(name).to(torch.float64)
+    carried = weights.read(contents.names[TABLE]).to(torch.float64)
     return usual if _is_same(carried, usual.alphas_cumprod) else _tabled(carried, usual)
 
 

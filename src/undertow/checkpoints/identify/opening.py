@@ -6,7 +6,7 @@ from pathlib import Path
 
 from undertow.checkpoints.files.locate import locate
 from undertow.checkpoints.identify.checkpoint import Checkpoint, OpenOptions, open_file
-from undertow.checkpoints.identify.part_folder import Wanted, open_part_folder
+from undertow.checkpoints.identify.part_folder import Wanted, is_autoencoder, open_part_folder
 from undertow.checkpoints.identify.pipeline_folder import open_folder
 
 
@@ -18,7 +18,9 @@ def open_checkpoint(source: str | Path, options: OpenOptions | None = None) -> G
     """
     options = OpenOptions() if options is None else options
     path = locate(source, variant=options.variant)
-    if path.is_dir():
+    if path.is_dir() and is_autoencoder(path):
+        yield open_part_folder(path, "vae", options)
+    elif path.is_dir():
         yield open_folder(path, options)
     else:
         with open_file(path, options) as checkpoint:

@@ -13,21 +13,25 @@ from undertow.checkpoints.files.model_folder import CONFIG
 from undertow.checkpoints.files.place import model_name
 from undertow.checkpoints.files.scaled import without_scales
 from undertow.checkpoints.identify.families import ENCODERS, FamilyName, describe_family
-from undertow.checkpoints.identify.few_steps import distilled_at
-from undertow.checkpoints.identify.identification import identify_unet, match_without_unet, readable_contents
+from undertow.checkpoints.identify.file_levels import levels_of_file
+from undertow.checkpoints.identify.identification import identify_unet, marked, match_without_unet, readable_contents
+from undertow.checkpoints.identify.prediction import Hints, find_zero_terminal_snr
 from undertow.checkpoints.identify.self_description import described_text
 from undertow.checkpoints.identify.text_architecture import kind_of_text, transformers_config
-from undertow.checkpoints.identify.unsupported import refuse_other_pipelines
+from undertow.checkpoints.identify.unsupported import refuse_other_parts, refuse_other_pipelines
 from undertow.checkpoints.identify.vae_architecture import vae_config_of
 from undertow.checkpoints.keymap.prefixes import TextKind
 from undertow.encoders.clip_config import ClipTextConfig, config_from_transformers
-from undertow.errors import UnknownCheckpoint, naming_file
-from undertow.known_names import PathName
+from undertow.errors import ConfigError, UnknownCheckpoint, naming_file
 from undertow.quantization import METADATA, Quantization, QuantizedWeights
+from undertow.schedulers.betas import LinearBetas, ScaledLinearBetas
+from undertow.schedulers.levels import CarriedLevels, DiscreteLevels, Levels, read_levels
+from undertow.schedulers.model_sampler import ModelSampler
+from undertow.schedulers.samplers import folder_sampler
 from undertow.unet.config import UNetConfig
 from undertow.unet.diffusers_config import config_from_diffusers
 from undertow.vae.config import VAEConfig
-from undertow.vae.diffusers_config import vae_config_from_diffusers
+from undertow.vae.diffusers_config import AUTOENCODER, vae_config_from_diffusers
 
 INDEX = "model_index.json"
 SCHEDULER = "scheduler/scheduler_config.json"
@@ -41,9 +45,8 @@ class Outline:
     """The networks of a model. text: the encoders that its family reads, in their order. stored: the type that most of
     the U-Net's weights have in the file, as safetensors call it; `None` where there are no weights yet. quantized: what
     undertow quantized when it wrote it, or will when it reads it. scheduler: diffusers' class that its folder names.
-    distilled_at: the most steps that it draws along its own levels, where that is said. path: what its noise levels go
-    along, as `diffusion.paths` calls it; `None` for single files, of which more than names of tensors would have to be
-    read."""
+    sampler: that it is drawn with where a request names none, or why that is not known. levels: of noise; `None` for
+    those of a scheduler that is not known."""
 
     name: str
     family: FamilyName
@@ -53,8 +56,8 @@ class Outline:
     stored: str | None = None
     quantized: tuple[QuantizedWeights, ...] = ()
     scheduler: str | None = None
-    distilled_at: int | None = None
-    path: PathName | None = None
+    sampler: ModelSampler | str | None = None
+    levels: Levels | CarriedLevels | None = None
 
 
 def outline(source: str, quantization: Wanted = "stored") -> Outline:
@@ -79,6 +82,7 @@ def _of_file(file: HeaderOnly, quantization: Wanted) -> Outline:
     part = contents.parts["unet"]
     config, match = identify_unet(file, part, None)
     described = described_text(file)
+    markers = marked(contents)
     text = {}
     for kind in ENCODERS[match.family]:
         if kind in contents.parts:
@@ -91,6 +95,7 @@ def _of_file(file: HeaderOnly, quantization: Wanted) -> Outline:
         unet=config,
         vae=vae_config_of(file, contents, match.family),
         text=text,
+        levels=levels_of_file(file, contents, zero_terminal_snr=find_zero_terminal_snr(Hints(markers=markers)).value),
         stored=stored_kind(_plain(file, part.mappings)),
         quantized=tuple(
             QuantizedWeights.of(kind, rules.layers(kind, shapes), shapes)
@@ -139,15 +144,23 @@ def _quantized(
 
 def _of_folder(files: Listing, quantization: Wanted) -> Outline:
     names = files.names
+    pipeline = None
     if INDEX in names:
-        refuse_other_pipelines(files.path, files.json(INDEX))
+        index = files.json(INDEX)
+        refuse_other_pipelines(files.path, index)
+        pipeline = str(index.get("_class_name"))
     inside = "" if CONFIG in names else "unet/"
     if f"{inside}{CONFIG}" not in names:
         raise UnknownCheckpoint(
             files.path, f"no {CONFIG}, no unet/{CONFIG}", "give a diffusers model or pipeline folder"
         )
+    described = files.json(f"{inside}{CONFIG}")
+    if described.get("_class_name") == AUTOENCODER:
+        problem = "an autoencoder without a U-Net, which draws nothing by itself"
+        raise UnknownCheckpoint(files.path, problem, "give a whole model; in Python, this as `vae=`")
+    refuse_other_parts(files.path, described)
     with naming_file(files.path / inside / CONFIG):
-        config = config_from_diffusers(files.json(f"{inside}{CONFIG}"))
+        config = config_from_diffusers(described)
     text: dict[TextKind, ClipTextConfig] = {}
     places: dict[str, str] = {"unet": inside.rstrip("/"), "vae": "vae"}
     for folder in TEXT_FOLDERS:
@@ -170,22 +183,19 @@ def _of_folder(files: Listing, quantization: Wanted) -> Outline:
         stored=None if header is None else stored_kind(_plain(header, header.tensors)),
         quantized=tuple(_quantized(files, places, read, quantization)),
         scheduler=str(scheduler.get("_class_name")) if SCHEDULER in names else None,
-        distilled_at=_distilled_at(files, scheduler),
-        path=path_of(scheduler),
+        sampler=folder_sampler(scheduler or None, pipeline),
+        levels=_levels(scheduler, config),
     )
 
 
-def path_of(scheduler: Mapping[str, Any]) -> PathName:
-    """What the levels of a folder's scheduler go along. scheduler: its config; nothing where there is none."""
-    name = str(scheduler.get("_class_name"))
-    if name.startswith("FlowMatch"):
-        return "RectifiedFlow"
-    return "VarianceExploding" if name.startswith("EDM") else "VariancePreserving"
-
-
-def _distilled_at(files: Listing, scheduler: Mapping[str, Any]) -> int | None:
-    with naming_file(files.path / SCHEDULER):
-        return distilled_at(scheduler)
+def _levels(scheduler: Mapping[str, Any], unet: UNetConfig) -> Levels | None:
+    """As `pipeline_folder.open_folder` has them; `None` for those of a scheduler that is not known."""
+    if not scheduler:
+        return DiscreteLevels(betas=ScaledLinearBetas() if unet.context_dim is not None else LinearBetas())
+    try:
+        return read_levels(scheduler)
+    except ConfigError:
+        return None
 
 
 def _vae_config(files: Listing) -> VAEConfig:

@@ -10,14 +10,19 @@ from undertow.checkpoints.identify.checkpoint import Checkpoint, OpenOptions, Pa
 from undertow.checkpoints.identify.identification import Identification
 from undertow.checkpoints.identify.pipeline_folder import part_source
 from undertow.checkpoints.identify.prediction import Evidence
-from undertow.checkpoints.identify.text_architecture import kind_of_text
+from undertow.checkpoints.identify.text_architecture import is_text_encoder, kind_of_text
 from undertow.checkpoints.keymap.prefixes import Component, TextKind
 from undertow.diffusion.schedules import NoiseSchedule
 from undertow.errors import MissingComponent, naming_file
-from undertow.vae.diffusers_config import vae_config_from_diffusers
+from undertow.vae.diffusers_config import AUTOENCODER, vae_config_from_diffusers
 
 Wanted = Literal["vae", "text"]
 TOKENIZER_FILES = ("vocab.json", "tokenizer.json")
+
+
+def is_autoencoder(folder: Path) -> bool:
+    """Whether a folder is an autoencoder's own."""
+    return (folder / CONFIG).is_file() and read_json(folder / CONFIG).get("_class_name") == AUTOENCODER
 
 
 def open_part_folder(folder: Path, wanted: Wanted, options: OpenOptions) -> Checkpoint:
@@ -59,7 +64,7 @@ def open_part_folder(folder: Path, wanted: Wanted, options: OpenOptions) -> Chec
 def _vae_folder(folder: Path) -> Path:
     if (folder / "vae" / CONFIG).is_file():
         return folder / "vae"
-    if (folder / CONFIG).is_file() and read_json(folder / CONFIG).get("_class_name") == "AutoencoderKL":
+    if is_autoencoder(folder):
         return folder
     raise MissingComponent(folder, "VAE", "give a pipeline folder, or that of an AutoencoderKL")
 
@@ -70,8 +75,7 @@ def _text_folders(folder: Path) -> dict[Path, TextKind]:
     configs = {place: read_json(place / CONFIG) for place in places if (place / CONFIG).is_file()}
     found: dict[Path, TextKind] = {}
     for place, config in configs.items():
-        kind = f"{config.get('model_type', '')} {config.get('architectures', '')} {config.get('_class_name', '')}"
-        if "clip_text" in kind or "CLIPText" in kind:
+        if is_text_encoder(config):
             found[place] = kind_of_text(place.name, config)
     if not found:
         raise MissingComponent(folder, "CLIP text encoder", "give a pipeline folder, or that of a CLIPTextModel")

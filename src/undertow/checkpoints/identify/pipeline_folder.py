@@ -11,16 +11,15 @@ from undertow.checkpoints.identify.families import describe_family
 from undertow.checkpoints.identify.identification import Identification
 from undertow.checkpoints.identify.prediction import Evidence
 from undertow.checkpoints.identify.text_architecture import kind_of_text
-from undertow.checkpoints.identify.unsupported import refuse_other_pipelines, refuse_quantized
+from undertow.checkpoints.identify.unsupported import refuse_other_parts, refuse_other_pipelines, refuse_quantized
 from undertow.checkpoints.keymap.contents import make_part
 from undertow.checkpoints.keymap.prefixes import TEXT_WIDTHS, Component, TextKind
 from undertow.diffusion.parameterizations import PARAMETERIZATIONS
 from undertow.diffusion.scheduler_config import SchedulerConfig
 from undertow.diffusion.schedules import NoiseSchedule, Schedule
-from undertow.errors import ConfigError, MissingComponent, UnknownCheckpoint, naming_file
+from undertow.errors import MissingComponent, UnknownCheckpoint, naming_file
 from undertow.known_names import Prediction, parse_prediction
-from undertow.sampling.diffusers_samplers import read_scheduler
-from undertow.sampling.model_sampler import ModelSampler
+from undertow.schedulers.samplers import folder_sampler
 from undertow.unet.config import UNetConfig
 from undertow.unet.diffusers_config import config_from_diffusers
 from undertow.vae.config import VAEConfig
@@ -62,7 +61,7 @@ def open_folder(folder: Path, options: OpenOptions) -> Checkpoint:
             ),
         ),
         schedule=schedule,
-        sampler=_sampler(scheduler, index),
+        sampler=folder_sampler(scheduler, None if index is None else str(index.get("_class_name"))),
         parts=_parts(folder, unet_folder, options),
         vae_config=_vae_config(folder / "vae"),
         tokenizers={
@@ -76,11 +75,13 @@ def open_folder(folder: Path, options: OpenOptions) -> Checkpoint:
 def read_config(folder: str | Path) -> UNetConfig:
     """The architecture in a diffusers model folder, or in the `unet` folder of a pipeline.
 
-    Errors: `UnknownCheckpoint`, `CorruptFile`, `ConfigError`.
+    Errors: `UnknownCheckpoint`, `CorruptFile`, `ConfigError`; those of `refuse_other_parts`.
     """
     file = find_unet_folder(Path(folder)) / CONFIG
+    described = read_json(file)
+    refuse_other_parts(file.parent, described)
     with naming_file(file):
-        return config_from_diffusers(read_json(file))
+        return config_from_diffusers(described)
 
 
 def _parts(folder: Path, unet_folder: Path, options: OpenOptions) -> dict[Component, PartSource]:
@@ -161,14 +162,3 @@ def _mathematics(
         plain = NoiseSchedule(betas=schedule.betas, steps=schedule.steps)
         schedule = plain.rescale_zero_terminal_snr() if options.zero_terminal_snr else plain
     return said, schedule
-
-
-def _sampler(scheduler: Mapping[str, Any] | None, index: Mapping[str, Any] | None) -> ModelSampler | str | None:
-    """What the folder draws with in diffusers, or why that is not known. DDPMScheduler is what training scripts write,
-    ours too: nobody would draw with it in a request's few steps."""
-    if scheduler is None or scheduler.get("_class_name") == "DDPMScheduler":
-        return None
-    try:
-        return read_scheduler(scheduler, None if index is None else str(index.get("_class_name")))
-    except ConfigError as err:
-        return str(err)

@@ -43,6 +43,12 @@ def transformers_config(kind: TextKind, shapes: Shapes) -> dict[str, Any]:
     }
 
 
+def is_text_encoder(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json is that of a CLIP text encoder."""
+    said = f"{config.get('model_type', '')} {config.get('architectures', '')} {config.get('_class_name', '')}"
+    return "clip_text" in said or "CLIPText" in said
+
+
 def kind_of_text(name: str, config: Mapping[str, Any]) -> TextKind:
     """The kind of the text encoder in a folder of this name, by its config."""
     exact_gelu = config.get("hidden_act") == "gelu"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from undertow.checkpoints.files.gguf_header import ARCHITECTURE, language_model
+from undertow.checkpoints.identify.text_architecture import is_text_encoder
 from undertow.checkpoints.keymap.contents import Contents
 from undertow.checkpoints.keymap.prefixes import TITLES, UNET_PREFIXES
 from undertow.errors import UnknownCheckpoint, UnsupportedModel
@@ -199,6 +200,18 @@ def refuse_other_pipelines(folder: Path, index: Mapping[str, Any]) -> None:
             raise UnsupportedModel(folder, f"a {name} with a {kind}", SUPPORTED_MODELS)
         case _:
             raise UnsupportedModel(folder, f"a {name}, a pipeline without a U-Net", SUPPORTED_MODELS)
+
+
+def refuse_other_parts(folder: Path, config: Mapping[str, Any]) -> None:
+    """Refuses the folder of a network by itself that is no U-Net. config: its config.json. Errors: `UnsupportedModel`
+    and `UnknownCheckpoint` say where it is taken."""
+    name = str(config.get("_class_name"))
+    if name in ("ControlNetModel", "T2IAdapter"):
+        kind = "ControlNet" if name == "ControlNetModel" else "T2I-Adapter"
+        raise UnsupportedModel(folder, f"a {kind}", "load it beside a base model as an adapter")
+    if is_text_encoder(config):
+        problem = "a text encoder without a U-Net, which draws nothing by itself"
+        raise UnknownCheckpoint(folder, problem, "give a whole model; in Python, this as `text=`")
 
 
 def refuse_relatives(path: Path, shapes: Shapes) -> None:

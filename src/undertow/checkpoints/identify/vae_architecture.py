@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from undertow.checkpoints.files.model_folder import CONFIG
 from undertow.checkpoints.files.weights import Described
 from undertow.checkpoints.identify.families import FamilyName
 from undertow.checkpoints.identify.self_description import described_vae
@@ -47,9 +48,10 @@ def derive_vae_config(path: Path, shapes: Shapes, family: FamilyName) -> VAEConf
             post_quant_conv="post_quant_conv.weight" in shapes,
         )
     except (KeyError, IndexError, ConfigError) as err:
-        raise UnknownCheckpoint(
-            path, f"a VAE of an unknown architecture ({err})", "undertow reads AutoencoderKL with 4 latent channels"
-        ) from err
+        described = path.parent / CONFIG
+        beside = f"give its folder, whose {CONFIG} describes it" if described.is_file() else ""
+        remedy = beside or "undertow reads AutoencoderKL with 4 latent channels, and others by their config.json"
+        raise UnknownCheckpoint(path, f"a VAE of an unknown architecture ({err})", remedy) from err
 
 
 def _count(shapes: Shapes, pattern: str) -> int:

@@ -14,7 +14,7 @@ from undertow.diffusion.parameterizations import Parameterization
 from undertow.diffusion.schedules import Schedule
 from undertow.encoders.text_stack import TextStack
 from undertow.errors import MissingComponent
-from undertow.sampling.model_sampler import ModelSampler
+from undertow.schedulers.model_sampler import ModelSampler
 from undertow.unet.unet import UNet
 from undertow.vae.autoencoder import AutoencoderKL
 from undertow.vae.latent_space import LatentSpace

@@ -11,16 +11,16 @@ from undertow.diffusion.guidance.branches import (
     Estimate,
     Evaluation,
     Guided,
-    Perturbation,
-    Step,
+    sigmas_at,
 )
 from undertow.diffusion.guidance.classifier_free import ClassifierFree, Rescale
 from undertow.diffusion.guidance.distilled import DualGuidance, EmbeddedScale, embedded_scale
 from undertow.diffusion.guidance.methods import During, Guidance, GuidanceRun, Method, Moment, Rule
 from undertow.diffusion.guidance.perturbed import PerturbedAttention, SelfAttention, SmoothedEnergy
 from undertow.diffusion.guidance.projected import AdaptiveProjected, Tangential, ZeroStar
-from undertow.diffusion.guidance.scales import Interval, Scale, SigmaInterval, StepInterval
 from undertow.diffusion.guidance.thresholding import DynamicThreshold, Mimic
+from undertow.guidance_options.rules import Perturbation
+from undertow.guidance_options.steps import Interval, Scale, SigmaInterval, Step, StepInterval
 
 __all__ = [
     "CONDITIONAL",
@@ -55,4 +55,5 @@ __all__ = [
     "Tangential",
     "ZeroStar",
     "embedded_scale",
+    "sigmas_at",
 ]

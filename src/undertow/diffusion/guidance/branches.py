@@ -2,45 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from undertow.errors import InvalidInput
+from undertow.guidance_options.rules import Perturbation
+from undertow.guidance_options.steps import Step
 from undertow.shapes import Sigmas
-
-Kind = Literal["identity", "blurred"]
 
 Side = Literal["conditional", "unconditional", "image_only"]
 """Which conditioning of a request a branch is given: the prompt; the empty or negative prompt (of InstructPix2Pix,
 without the picture); the empty or negative prompt with the picture to edit."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Perturbation:
-    """The network made worse on purpose, in the self-attention of some layers, for guidance away from it.
-
-    kind: "identity", every cell attends to itself alone (PAG, arXiv:2403.17377); "blurred", queries under a
-    Gaussian of `sigma` cells, infinity for their mean (SEG, arXiv:2408.00760). layers: names of modules;
-    each stands for all self-attentions in it ("mid_block", "up_blocks.0.attentions.1").
-    """
-
-    kind: Kind
-    layers: tuple[str, ...] = ("mid_block",)
-    sigma: float | None = None
-
-    def __post_init__(self):
-        require_word("kind", self.kind, Kind)
-        if not self.layers:
-            raise InvalidInput("layers", "empty", "at least one layer whose self-attention is perturbed", "mid_block")
-        if self.kind == "identity" and self.sigma is not None:
-            raise InvalidInput("sigma", self.sigma, "nothing: an identity is not blurred")
-        if self.kind == "blurred" and (self.sigma is None or not self.sigma > 0):
-            raise InvalidInput(
-                "sigma", self.sigma, "a number above 0, in cells", "infinity means the mean of all cells"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,23 +36,9 @@ UNCONDITIONAL = Branch(side="unconditional")
 IMAGE_ONLY = Branch(side="image_only")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """Where a run is. index: of the step in a run of `count`. sigma: of this evaluation, which lies inside the step
-    for samplers that evaluate twice."""
-
-    index: int
-    count: int
-    sigma: float
-
-    @property
-    def fraction(self) -> float:
-        """0 at the first step; 1 would be the end."""
-        return self.index / self.count
-
-    def sigmas(self, x: Float[Tensor, "batch ..."]) -> Sigmas:
-        """`sigma` for every row of x."""
-        return torch.full((len(x),), self.sigma, dtype=torch.float64)
+def sigmas_at(step: Step, x: Float[Tensor, "batch ..."]) -> Sigmas:
+    """The sigma of a step for every row of x."""
+    return torch.full((len(x),), step.sigma, dtype=torch.float64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,10 +67,3 @@ class Guided:
 
     denoised: Float[Tensor, "batch ..."]
     unconditional: Float[Tensor, "batch ..."] | None = None
-
-
-def require_word(name: str, value: object, words: Any) -> None:
-    """Errors: `InvalidInput` for what is none of the words of a `Literal`: they may come from a command line."""
-    allowed = get_args(words)
-    if value not in allowed:
-        raise InvalidInput(name, repr(value), f"one of {', '.join(map(str, allowed))}")

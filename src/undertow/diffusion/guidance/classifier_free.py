@@ -1,40 +1,35 @@
 """Classifier-free guidance and its rescaling."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
-from undertow.diffusion.guidance.branches import UNCONDITIONAL, Branch, Step, require_word
-from undertow.diffusion.guidance.methods import Moment, Role, Rows, Rule, Space, require_space
+from undertow.diffusion.guidance.branches import UNCONDITIONAL, Branch
+from undertow.diffusion.guidance.methods import Moment, Rows, Rule
 from undertow.diffusion.guidance.rows import deviation
-from undertow.diffusion.guidance.scales import Scale, require_range, require_scale, require_steps, scale_at
 from undertow.diffusion.parameterizations import Parameterization
-from undertow.diffusion.paths import working
+from undertow.diffusion.paths import path_name, working
 from undertow.errors import InvalidInput
+from undertow.guidance_options.records import ClassifierFreeOptions, RescaleOptions
+from undertow.guidance_options.steps import Step, scale_at
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierFree:
+class ClassifierFree(ClassifierFreeOptions):
     """unconditional + scale (conditional - unconditional) (arXiv:2207.12598, eq. 6, in the form all peers use).
 
     The paper's w is scale - 1. Denoised estimates and predictions are affine in each other at one x and sigma, so
     combining either gives the same picture. At scale 1 the unconditional branch cancels and is not run (trap T8).
     """
 
-    scale: Scale
-    role: Role = field(default="base", init=False, repr=False)
-
-    def __post_init__(self):
-        require_scale("guidance scale", self.scale)
-
     def asks(self, step: Step) -> tuple[Branch, ...]:
         return () if scale_at(self.scale, step) == 1 else (UNCONDITIONAL,)
 
     def start(self, steps: int, parameterization: Parameterization) -> Rule:
-        require_steps("guidance scale", self.scale, steps)
+        self.require_run(steps, path_name(parameterization.path))
         return self._apply
 
     def _apply(self, estimate: Rows, at: Moment) -> Tensor:
@@ -61,7 +56,7 @@ class ClassifierFree:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rescale:
+class Rescale(RescaleOptions):
     """Gives the guided estimate the standard deviation of the conditional one, by `amount` from 0 to 1
     (arXiv:2305.08891, section 3.4, which recommends 0.7).
 
@@ -69,19 +64,11 @@ class Rescale:
     predict v, "v" is ComfyUI's RescaleCFG. They agree for those networks only.
     """
 
-    amount: float
-    space: Space = "prediction"
-    role: Role = field(default="finish", init=False, repr=False)
-
-    def __post_init__(self):
-        require_range("guidance rescale", self.amount, 0, 1)
-        require_word("space", self.space, Space)
-
     def asks(self, step: Step) -> tuple[Branch, ...]:
         return ()
 
     def start(self, steps: int, parameterization: Parameterization) -> Rule:
-        require_space("guidance rescale", self.space, parameterization)
+        self.require_run(steps, path_name(parameterization.path))
         return self._apply
 
     def _apply(self, estimate: Rows, at: Moment) -> Tensor:

@@ -1,38 +1,31 @@
 """Guidance that a network was trained for: two conditionings (InstructPix2Pix), or the scale as an input (LCM)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from undertow.diffusion.guidance.branches import IMAGE_ONLY, UNCONDITIONAL, Branch, Step
-from undertow.diffusion.guidance.methods import Guidance, Moment, Role, Rows, Rule
-from undertow.diffusion.guidance.scales import Scale, require_scale, require_steps, scale_at
+from undertow.diffusion.guidance.branches import IMAGE_ONLY, UNCONDITIONAL, Branch
+from undertow.diffusion.guidance.methods import Guidance, Moment, Rows, Rule
 from undertow.diffusion.parameterizations import Parameterization
+from undertow.diffusion.paths import path_name
+from undertow.guidance_options.records import DualGuidanceOptions, EmbeddedScaleOptions
+from undertow.guidance_options.steps import Step, scale_at
 
 
 @dataclass(frozen=True, kw_only=True)
-class DualGuidance:
+class DualGuidance(DualGuidanceOptions):
     """InstructPix2Pix (arXiv:2211.09800, Eq. 3): unconditional + image_scale (image only - unconditional)
     + scale (conditional - image only), where "image only" sees the picture and not the instruction.
 
     Branches whose factor is 0 are not run: at scale 1 the image alone, at image_scale equal to scale 1 neither.
     """
 
-    scale: Scale
-    image_scale: Scale = 1.5
-    role: Role = field(default="base", init=False, repr=False)
-
-    def __post_init__(self):
-        require_scale("guidance scale", self.scale)
-        require_scale("image guidance scale", self.image_scale)
-
     def asks(self, step: Step) -> tuple[Branch, ...]:
         _, image_only, unconditional = self._factors(step)
         return (IMAGE_ONLY,) * (image_only != 0) + (UNCONDITIONAL,) * (unconditional != 0)
 
     def start(self, steps: int, parameterization: Parameterization) -> Rule:
-        require_steps("guidance scale", self.scale, steps)
-        require_steps("image guidance scale", self.image_scale, steps)
+        self.require_run(steps, path_name(parameterization.path))
         return self._apply
 
     def _factors(self, step: Step) -> tuple[float, float, float]:
@@ -51,7 +44,7 @@ class DualGuidance:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbeddedScale:
+class EmbeddedScale(EmbeddedScaleOptions):
     """The guidance scale as an input of a network distilled with it (LCM, arXiv:2310.04378, section 4.3): one branch,
     no unconditional one.
 
@@ -59,17 +52,11 @@ class EmbeddedScale:
     `UNetConfig.guidance_dim`, diffusers' `time_cond_proj_dim`, take it.
     """
 
-    scale: Scale
-    role: Role = field(default="base", init=False, repr=False)
-
-    def __post_init__(self):
-        require_scale("guidance scale", self.scale)
-
     def asks(self, step: Step) -> tuple[Branch, ...]:
         return ()
 
     def start(self, steps: int, parameterization: Parameterization) -> Rule:
-        require_steps("guidance scale", self.scale, steps)
+        self.require_run(steps, path_name(parameterization.path))
         return lambda estimate, at: estimate
 
 

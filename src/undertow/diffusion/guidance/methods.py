@@ -16,7 +16,7 @@ Nothing here mixes the rows of a batch.
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -28,21 +28,14 @@ from undertow.diffusion.guidance.branches import (
     Estimate,
     Evaluation,
     Guided,
-    Step,
+    sigmas_at,
 )
-from undertow.diffusion.guidance.scales import Interval
 from undertow.diffusion.parameterizations import Parameterization, VPrediction
-from undertow.diffusion.paths import VariancePreserving, working
-from undertow.errors import InvalidInput
+from undertow.diffusion.paths import working
+from undertow.guidance_options.rules import Role, Space, require_order
+from undertow.guidance_options.steps import Interval, Step
 
 Rows = Float[Tensor, "batch ..."]
-
-Space = Literal["denoised", "prediction", "v"]
-"""What a formula that is not linear is applied to: the estimate of x0; the network's own prediction, as in diffusers;
-v, whatever the network predicts, as in ComfyUI's RescaleCFG."""
-
-Role = Literal["base", "term", "finish"]
-"""A base replaces the estimate and comes first, a term adds to it, a finish works on their result."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,14 +56,14 @@ class Moment:
         if space == "denoised":
             return denoised
         parameterization = VPrediction() if space == "v" else self.parameterization
-        return parameterization.prediction_from_denoised(denoised, working(self.x), self.step.sigmas(self.x))
+        return parameterization.prediction_from_denoised(denoised, working(self.x), sigmas_at(self.step, self.x))
 
     def read(self, value: Rows, space: Space) -> Rows:
         """The estimate of x0 that `value` means: the inverse of `express`."""
         if space == "denoised":
             return value
         parameterization = VPrediction() if space == "v" else self.parameterization
-        return parameterization.denoised(value, working(self.x), self.step.sigmas(self.x))
+        return parameterization.denoised(value, working(self.x), sigmas_at(self.step, self.x))
 
 
 FurtherEvaluations = Generator[Evaluation, Estimate, Tensor]
@@ -126,14 +119,7 @@ class Guidance:
     unconditional: bool = False
 
     def __post_init__(self):
-        roles = [_ORDER.index(method.role) for method in self.methods]
-        if roles != sorted(roles) or roles.count(0) > 1:
-            raise InvalidInput(
-                "guidance methods",
-                ", ".join(f"{_name(method)} ({method.role})" for method in self.methods),
-                "at most one base, then terms, then finishes",
-                "a base replaces what stands before it",
-            )
+        require_order("guidance methods", [(_name(method), method.role) for method in self.methods])
 
     def branches(self, step: Step) -> tuple[Branch, ...]:
         """What must be evaluated at a step, each once, the conditional branch first."""
@@ -169,15 +155,6 @@ class GuidanceRun:
             estimate = result if isinstance(result, Tensor) else (yield from result)
         unconditional = at.denoised(UNCONDITIONAL).to(x.dtype) if self.guidance.unconditional else None
         return Guided(denoised=estimate.to(x.dtype), unconditional=unconditional)
-
-
-_ORDER: tuple[Role, ...] = ("base", "term", "finish")
-
-
-def require_space(name: str, space: Space, parameterization: Parameterization) -> None:
-    """Errors: `InvalidInput` for v on another path than the variance-preserving one."""
-    if space == "v" and not isinstance(parameterization.path, VariancePreserving):
-        raise InvalidInput(f"{name} in", "v", "the prediction of a flow model", "use the space 'prediction'")
 
 
 def _name(method: Method) -> str:

@@ -1,36 +1,27 @@
 """Terms that steer away from a network made worse: PAG, SEG and SAG."""
 
-import math
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from undertow.diffusion.guidance.branches import Branch, Evaluation, Perturbation, Side, Step, require_word
-from undertow.diffusion.guidance.methods import FurtherEvaluations, Moment, Role, Rows, Rule
-from undertow.diffusion.guidance.scales import Scale, require_scale, require_steps, scale_at
+from undertow.diffusion.guidance.branches import Branch, Evaluation, Side, sigmas_at
+from undertow.diffusion.guidance.methods import FurtherEvaluations, Moment, Rows, Rule
 from undertow.diffusion.parameterizations import Parameterization
-from undertow.diffusion.paths import per_row
-from undertow.errors import InvalidInput
+from undertow.diffusion.paths import path_name, per_row
+from undertow.guidance_options.records import PerturbedAttentionOptions, SelfAttentionOptions, SmoothedEnergyOptions
+from undertow.guidance_options.rules import BLUR_REACH, Perturbation, require_blurred
+from undertow.guidance_options.steps import Step, scale_at
 
 
 @dataclass(frozen=True, kw_only=True)
-class PerturbedAttention:
+class PerturbedAttention(PerturbedAttentionOptions):
     """PAG (arXiv:2403.17377): + scale (conditional - perturbed), where the identity replaces chosen self-attentions.
 
     layers: names of modules (`Perturbation`); diffusers' default is the middle block. At scale 0 nothing is run.
     """
-
-    scale: Scale
-    layers: tuple[str, ...] = ("mid_block",)
-    role: Role = field(default="term", init=False, repr=False)
-
-    def __post_init__(self):
-        require_scale("perturbed-attention scale", self.scale)
-        Perturbation(kind="identity", layers=self.layers)  # refuses what it cannot mean
 
     @property
     def branch(self) -> Branch:
@@ -40,26 +31,17 @@ class PerturbedAttention:
         return () if scale_at(self.scale, step) == 0 else (self.branch,)
 
     def start(self, steps: int, parameterization: Parameterization) -> Rule:
-        require_steps("perturbed-attention scale", self.scale, steps)
+        self.require_run(steps, path_name(parameterization.path))
         return lambda estimate, at: _away_from(self.branch, scale_at(self.scale, at.step), estimate, at)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SmoothedEnergy:
+class SmoothedEnergy(SmoothedEnergyOptions):
     """SEG (arXiv:2408.00760): + scale (conditional - blurred), where queries of chosen self-attentions are blurred.
 
     blur: standard deviation in cells of the attention's map; infinity, the paper's choice, is the mean of all queries.
     At scale 0 nothing is run.
     """
-
-    scale: Scale
-    blur: float = math.inf
-    layers: tuple[str, ...] = ("mid_block",)
-    role: Role = field(default="term", init=False, repr=False)
-
-    def __post_init__(self):
-        require_scale("smoothed-energy scale", self.scale)
-        Perturbation(kind="blurred", layers=self.layers, sigma=self.blur)  # refuses what it cannot mean
 
     @property
     def branch(self) -> Branch:
@@ -69,11 +51,8 @@ class SmoothedEnergy:
         return () if scale_at(self.scale, step) == 0 else (self.branch,)
 
     def start(self, steps: int, parameterization: Parameterization) -> Rule:
-        require_steps("smoothed-energy scale", self.scale, steps)
+        self.require_run(steps, path_name(parameterization.path))
         return lambda estimate, at: _away_from(self.branch, scale_at(self.scale, at.step), estimate, at)
-
-
-SeenSide = Literal["unconditional", "conditional"]
 
 
 OBSERVED = "mid_block"
@@ -81,7 +60,7 @@ OBSERVED = "mid_block"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelfAttention:
+class SelfAttention(SelfAttentionOptions):
     """SAG (arXiv:2210.00939): away from what the network makes of its own estimate with the attended parts blurred.
 
     The estimate is blurred where the bottleneck attends more than `threshold` times the average, noised again with the
@@ -91,25 +70,11 @@ class SelfAttention:
     deviation in cells of x, in a kernel of 9; 1 is diffusers', 2 ComfyUI's. At scale 0 nothing is run.
     """
 
-    scale: Scale
-    side: SeenSide = "unconditional"
-    blur: float = 1.0
-    threshold: float = 1.0
-    role: Role = field(default="term", init=False, repr=False)
-
-    def __post_init__(self):
-        require_scale("self-attention scale", self.scale)
-        require_word("side", self.side, SeenSide)
-        if not (math.isfinite(self.blur) and self.blur > 0):
-            raise InvalidInput("blur", self.blur, "a finite number above 0, in cells")
-        if not math.isfinite(self.threshold):
-            raise InvalidInput("threshold", self.threshold, "a finite number", "attention is 1 on average")
-
     def asks(self, step: Step) -> tuple[Branch, ...]:
         return () if scale_at(self.scale, step) == 0 else (_watched(self.side),)
 
     def start(self, steps: int, parameterization: Parameterization) -> Rule:
-        require_steps("self-attention scale", self.scale, steps)
+        self.require_run(steps, path_name(parameterization.path))
         return self._apply
 
     def _apply(self, estimate: Rows, at: Moment) -> Tensor | FurtherEvaluations:
@@ -120,7 +85,7 @@ class SelfAttention:
         branch = _watched(self.side)
         seen = at.denoised(branch)
         degraded = self.degrade(seen, at.estimates[branch].observations[OBSERVED])
-        alpha = per_row(at.parameterization.path.alpha(at.step.sigmas(at.x)), at.x)
+        alpha = per_row(at.parameterization.path.alpha(sigmas_at(at.step, at.x)), at.x)
         again = yield Evaluation(x=(at.x + alpha * (degraded - seen)).to(at.x.dtype), branch=Branch(side=self.side))
         return estimate + scale * (degraded - again.denoised.to(degraded.dtype))
 
@@ -135,18 +100,11 @@ class SelfAttention:
         return torch.where(mask > 0, gaussian_blur(denoised, self.blur), denoised)
 
 
-BLUR_REACH = 4
-"""Cells on either side: the kernel of nine that diffusers and ComfyUI use."""
-
-
 def gaussian_blur(
     x: Float[Tensor, "batch channels height width"], sigma: float
 ) -> Float[Tensor, "batch channels height width"]:
     """x under a Gaussian of nine cells, reflected at the edges. Errors: `InvalidInput` for x of fewer than five."""
-    if min(x.shape[2:]) <= BLUR_REACH:
-        raise InvalidInput(
-            "latents", list(x.shape[2:]), "at least 5 cells a side", "self-attention guidance blurs them"
-        )
+    require_blurred(*x.shape[2:])
     offsets = torch.arange(-BLUR_REACH, BLUR_REACH + 1, dtype=x.dtype, device=x.device)
     weights = torch.exp(-0.5 * (offsets / sigma) ** 2)
     kernel = (weights / weights.sum()).expand(x.shape[1], 1, 1, -1)

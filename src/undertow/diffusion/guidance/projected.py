@@ -1,24 +1,21 @@
 """Bases in which the two branches are not simply subtracted: APG, CFG-Zero*, TCFG."""
 
-import math
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from undertow.diffusion.guidance.branches import UNCONDITIONAL, Branch, Step, require_word
-from undertow.diffusion.guidance.methods import Moment, Role, Rows, Rule, Space, require_space
+from undertow.diffusion.guidance.branches import UNCONDITIONAL, Branch
+from undertow.diffusion.guidance.methods import Moment, Rows, Rule
 from undertow.diffusion.guidance.rows import dot, norm
-from undertow.diffusion.guidance.scales import Scale, require_range, require_scale, require_steps, scale_at
 from undertow.diffusion.parameterizations import Parameterization
-from undertow.errors import InvalidInput
-
-Origin = Literal["conditional", "unconditional"]
+from undertow.diffusion.paths import path_name
+from undertow.guidance_options.records import AdaptiveProjectedOptions, TangentialOptions, ZeroStarOptions
+from undertow.guidance_options.steps import Step, scale_at
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdaptiveProjected:
+class AdaptiveProjected(AdaptiveProjectedOptions):
     """APG (arXiv:2410.02416): the difference of the branches with momentum, of limited length, and with only `eta` of
     its part along the conditional estimate, which is what saturates.
 
@@ -29,31 +26,11 @@ class AdaptiveProjected:
     conditional branch is run.
     """
 
-    scale: Scale
-    eta: float = 0.0
-    norm_limit: float = 15.0
-    momentum: float = -0.5
-    origin: Origin = "conditional"
-    space: Space = "denoised"
-    role: Role = field(default="base", init=False, repr=False)
-
-    def __post_init__(self):
-        require_scale("guidance scale", self.scale)
-        if not math.isfinite(self.eta):
-            raise InvalidInput("eta", self.eta, "a finite number", "1 keeps the parallel part, 0 drops it")
-        if not self.norm_limit > 0:
-            raise InvalidInput("norm_limit", self.norm_limit, "a number above 0", "infinity does not limit")
-        if not -1 < self.momentum < 1:
-            raise InvalidInput("momentum", self.momentum, "a number between -1 and 1", "0 remembers nothing")
-        require_word("origin", self.origin, Origin)
-        require_word("space", self.space, Space)
-
     def asks(self, step: Step) -> tuple[Branch, ...]:
         return () if scale_at(self.scale, step) == 1 else (UNCONDITIONAL,)
 
     def start(self, steps: int, parameterization: Parameterization) -> Rule:
-        require_steps("guidance scale", self.scale, steps)
-        require_space("APG", self.space, parameterization)
+        self.require_run(steps, path_name(parameterization.path))
         return _Projecting(self)
 
     def project(self, difference: Rows, conditional: Rows) -> Rows:
@@ -89,29 +66,19 @@ class _Projecting:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZeroStar:
+class ZeroStar(ZeroStarOptions):
     """CFG-Zero* (arXiv:2503.18886): the unconditional prediction is scaled to what the conditional one holds of it, and
     the first `zero_steps` steps predict zero.
 
     A prediction of zero leaves x where it is for networks that predict a velocity or noise.
     """
 
-    scale: Scale
-    zero_steps: int = 1
-    role: Role = field(default="base", init=False, repr=False)
-
-    def __post_init__(self):
-        require_scale("guidance scale", self.scale)
-        require_range("zero_steps", self.zero_steps, 0, math.inf)
-
     def asks(self, step: Step) -> tuple[Branch, ...]:
         plain = step.index < self.zero_steps or scale_at(self.scale, step) == 1
         return () if plain else (UNCONDITIONAL,)
 
     def start(self, steps: int, parameterization: Parameterization) -> Rule:
-        require_steps("guidance scale", self.scale, steps)
-        if self.zero_steps >= steps:
-            raise InvalidInput("zero_steps", self.zero_steps, f"fewer than the {steps} steps of the run")
+        self.require_run(steps, path_name(parameterization.path))
         return self._apply
 
     def _apply(self, estimate: Rows, at: Moment) -> Tensor:
@@ -127,21 +94,15 @@ class ZeroStar:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tangential:
+class Tangential(TangentialOptions):
     """TCFG (arXiv:2503.18137): the unconditional prediction keeps its part along the first singular direction of the
     two predictions, which they share; the rest would push across it."""
-
-    scale: Scale
-    role: Role = field(default="base", init=False, repr=False)
-
-    def __post_init__(self):
-        require_scale("guidance scale", self.scale)
 
     def asks(self, step: Step) -> tuple[Branch, ...]:
         return () if scale_at(self.scale, step) == 1 else (UNCONDITIONAL,)
 
     def start(self, steps: int, parameterization: Parameterization) -> Rule:
-        require_steps("guidance scale", self.scale, steps)
+        self.require_run(steps, path_name(parameterization.path))
         return self._apply
 
     def _apply(self, estimate: Rows, at: Moment) -> Tensor:

@@ -1,40 +1,32 @@
 """Finishes that keep a strongly guided estimate in range: Imagen's dynamic thresholding, and mimic guidance."""
 
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from undertow.diffusion.guidance.branches import UNCONDITIONAL, Branch, Step, require_word
-from undertow.diffusion.guidance.methods import Moment, Role, Rows, Rule, Space, require_space
+from undertow.diffusion.guidance.branches import UNCONDITIONAL, Branch
+from undertow.diffusion.guidance.methods import Moment, Rows, Rule
 from undertow.diffusion.guidance.rows import for_each_row
-from undertow.diffusion.guidance.scales import Scale, require_range, require_scale, require_steps, scale_at
 from undertow.diffusion.parameterizations import Parameterization
-from undertow.errors import InvalidInput
+from undertow.diffusion.paths import path_name
+from undertow.guidance_options.records import DynamicThresholdOptions, MimicOptions
+from undertow.guidance_options.steps import Step, scale_at
 
 
 @dataclass(frozen=True, kw_only=True)
-class DynamicThreshold:
+class DynamicThreshold(DynamicThresholdOptions):
     """Imagen's (arXiv:2205.11487, section 2.3): the estimate is clamped to the `percentile` of its sizes, at least 1,
     and divided by it. For pixels in [-1, 1]; latents have no such range.
 
     largest: the threshold's upper bound; diffusers' `sample_max_value` is 1 unless told otherwise, which clamps only.
     """
 
-    percentile: float = 0.995
-    largest: float = math.inf
-    role: Role = field(default="finish", init=False, repr=False)
-
-    def __post_init__(self):
-        require_range("percentile", self.percentile, 0, 1)
-        if not self.largest >= 1:
-            raise InvalidInput("largest", self.largest, "a number, at least 1")
-
     def asks(self, step: Step) -> tuple[Branch, ...]:
         return ()
 
     def start(self, steps: int, parameterization: Parameterization) -> Rule:
+        self.require_run(steps, path_name(parameterization.path))
         return self._apply
 
     def _apply(self, estimate: Rows, at: Moment) -> Tensor:
@@ -44,7 +36,7 @@ class DynamicThreshold:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mimic:
+class Mimic(MimicOptions):
     """Dynamic thresholding for latents (mcmonkeyprojects' sd-dynamic-thresholding): every channel of the guided
     estimate is clamped and brought to the size that a lower guidance scale, `scale`, would have given it.
 
@@ -53,24 +45,11 @@ class Mimic:
     defaults: channels apart, from the mean, by largest size.
     """
 
-    scale: Scale = 7.0
-    percentile: float = 1.0
-    amount: float = 1.0
-    space: Space = "denoised"
-    role: Role = field(default="finish", init=False, repr=False)
-
-    def __post_init__(self):
-        require_scale("mimic scale", self.scale)
-        require_range("percentile", self.percentile, 0, 1)
-        require_range("mimic amount", self.amount, 0, 1)
-        require_word("space", self.space, Space)
-
     def asks(self, step: Step) -> tuple[Branch, ...]:
         return (UNCONDITIONAL,)
 
     def start(self, steps: int, parameterization: Parameterization) -> Rule:
-        require_steps("mimic scale", self.scale, steps)
-        require_space("mimic", self.space, parameterization)
+        self.require_run(steps, path_name(parameterization.path))
         return self._apply
 
     def _apply(self, estimate: Rows, at: Moment) -> Tensor:

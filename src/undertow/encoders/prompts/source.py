@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from undertow.errors import PromptError
+from undertow.limits import LARGEST_SCALE
 
 MAX_PARTS = 100
 """Most prompts that one may be made of. Every one is encoded by itself, and with AND also guided by itself."""
@@ -52,13 +53,17 @@ class Source:
         return Source("".join((*texts, self.text[position:])), (*origin, *self.origin[position:]))
 
     def number(self, start: int, end: int) -> float:
-        """The number written from `start` up to `end`. Errors: `PromptError` unless it is one, and finite."""
+        """The number written from `start` up to `end`. Errors: `PromptError` unless it is one, and finite, and no
+        larger than what anything is drawn with."""
         try:
             value = float(self.text[start:end])
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
             raise self.refusal(start, end, "a finite number such as 1.2")
+        if abs(value) > LARGEST_SCALE:
+            expected = f"a number from -{LARGEST_SCALE:,} to {LARGEST_SCALE:,}, such as 1.2"
+            raise self.refusal(start, end, expected)
         return value
 
     def refusal(self, start: int, end: int, expected: str, remedy: str = "") -> PromptError:

@@ -121,6 +121,12 @@ class Blend:
     weights: tuple[float, ...]
     normalize: bool = True
 
+    def require_sum(self) -> None:
+        """Errors: `InvalidInput` for weights that nothing can be divided by the sum of."""
+        if self.normalize and sum(self.weights) == 0:
+            weights = list(self.weights)
+            raise InvalidInput("blend weights", weights, "a sum other than 0", "add no_normalize to keep them")
+
 
 @dataclass(frozen=True)
 class Joined:

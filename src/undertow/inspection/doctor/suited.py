@@ -9,7 +9,7 @@ from undertow.engine.request import MODEL_SAMPLER, GenerationRequest
 from undertow.inspection.doctor.case import Case
 from undertow.inspection.doctor.finding import Change
 from undertow.known_names import require_sampler
-from undertow.sampling.model_sampler import ModelSampler
+from undertow.schedulers.model_sampler import ModelSampler
 
 CONSISTENCY_SAMPLERS = ("lcm", "tcd")
 """Whose every estimate is a picture, as that of such models is."""

@@ -16,6 +16,7 @@ from fastapi import Depends, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBasic, HTTPBasicCredentials, HTTPBearer, SecurityScopes
 from starlette.requests import Request
 
+from undertow.lookup import in_seconds
 from undertow.serving.api.problems import Problem
 from undertow.serving.settings import LOOPBACK
 from undertow.serving.store.records import ApiKey, Scope
@@ -67,7 +68,8 @@ class Gate:
         if wait > 0:
             raise Problem(
                 "rate_limited",
-                f"key {key.name!r} asked more than {key.requests_per_minute} times a minute; come back in {wait:.1f} s",
+                f"key {key.name!r} asked more than {key.requests_per_minute} times a minute; "
+                f"come back in {in_seconds(wait)}",
                 retry_after_s=wait,
             )
 

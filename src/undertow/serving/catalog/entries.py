@@ -10,9 +10,11 @@ from undertow.adapters.files.bundled import ADAPTERS
 from undertow.checkpoints.files.hashes import content_hash, model_sha256
 from undertow.checkpoints.files.hub import files_to_fetch
 from undertow.checkpoints.keymap.prefixes import TextKind
-from undertow.known_names import BackendName, PathName, PrecisionName
+from undertow.known_names import BackendName, PrecisionName
 from undertow.memory.work import Subject
 from undertow.quantization import Scheme
+from undertow.schedulers.levels import CarriedLevels, Levels
+from undertow.schedulers.model_sampler import ModelSampler
 from undertow.serving.jobs import JobSpec
 from undertow.vocabulary import Vocabulary
 
@@ -27,8 +29,7 @@ class ModelEntry:
     when a worker loads it, on the device that the catalog was made for. family: "sd1", "sdxl" and so on. precision:
     what to load it in, where that is another type than unasked. backend: what computes it, where not PyTorch eagerly.
     quantize: how, where not as its files were written. suggested: fields of a request that it is best drawn with, where
-    the defaults are not right. vocabulary: of a small model. distilled_at, levels_along: `distilled_at` and `path` of
-    `NamedModel`. text_layers: as there."""
+    the defaults are not right. vocabulary: of a small model. sampler, levels, text_layers: as in `NamedModel`."""
 
     name: str
     source: str
@@ -42,8 +43,8 @@ class ModelEntry:
     quantize: Scheme | Literal["none"] | None = None
     suggested: dict[str, float] = field(default_factory=dict[str, float])
     vocabulary: Vocabulary | None = None
-    distilled_at: int | None = None
-    levels_along: PathName | None = None
+    sampler: ModelSampler | str | None = None
+    levels: Levels | CarriedLevels | None = None
     text_layers: Mapping[TextKind, int] = field(default_factory=dict[TextKind, int])
 
     @cached_property

@@ -63,8 +63,8 @@ def read_model(name: str, source: str, settings: ServerSettings, device: str = "
         quantize=settings.quantize,
         family=describe_family(unet).family,
         suggested=named.suggested,
-        distilled_at=named.distilled_at,
-        levels_along=named.path,
+        sampler=named.sampler,
+        levels=named.levels,
         text_layers=named.text_layers,
         vocabulary=read_vocabulary(path) if path.is_dir() else None,
     )

@@ -1,14 +1,11 @@
-"""The sampler that a model's folder names: the algorithm, the levels it visits, where it starts and where it ends."""
+"""The sampler that a model's folder names: the algorithm, the timesteps it visits, where it starts and where it ends.
+`sampling.model_levels` gives the levels. Imports no torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from undertow.diffusion.grids import GRIDS, normal
-from undertow.diffusion.paths import StartNoise
-from undertow.diffusion.schedules import EDMSchedule, FlowSchedule, Schedule, TimestepMap
-from undertow.sampling.spacing import Counting, Spacing, distilled_timesteps, spaced_timesteps
+from undertow.known_names import StartNoise, TimestepMap
+from undertow.schedulers.spacing import Counting, Spacing, Times, distilled_timesteps, spaced_timesteps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,26 +32,22 @@ class ModelSampler:
     timestep_map: TimestepMap = "interpolated"
     stride: bool = False
 
-    def sigmas(self, schedule: Schedule, steps: int) -> list[float]:
-        """The levels of `steps` steps, strictly decreasing. Errors: `InvalidInput` for a number of steps that diffusers
-        refuses too."""
-        if isinstance(schedule, FlowSchedule):
-            return normal(schedule, steps)
-        table = schedule.sigmas.numpy()
-        levels: list[float] = np.interp(self._timesteps(len(schedule), steps), np.arange(len(table)), table).tolist()
-        if self.curve is not None and steps > 1:
-            first, last = (levels[0], levels[-1]) if self.visited_ends else (schedule.sigma_max, schedule.sigma_min)
-            levels = GRIDS[self.curve](EDMSchedule(sigma_min=last, sigma_max=first), steps)[:-1]
-        end = schedule.sigma_min if self.sigma_min else 0.0
-        # A step from the first trained level to itself changes nothing.
-        return [*(level for level in levels if level > end), end]
-
-    def options_for(self, schedule: Schedule, steps: int) -> Mapping[str, float]:
-        """Options of the sampler, for that many steps."""
-        meets = self.spacing == "leading" or (self.spacing == "trailing" and len(schedule) % steps == 0)
+    def options_for(self, trained: int, steps: int) -> Mapping[str, float]:
+        """Options of the sampler, for that many steps. trained: timesteps of the network."""
+        meets = self.spacing == "leading" or (self.spacing == "trailing" and trained % steps == 0)
         if not self.stride or meets:
             return self.options
-        return {**self.options, "stride": len(schedule) // steps}
+        return {**self.options, "stride": trained // steps}
+
+    def count(self, trained: int | None, steps: int) -> int | None:
+        """The steps that its levels have where `steps` are asked for; `None` where nobody knows without them. trained:
+        timesteps of the network, where that is known. Errors: those of `timesteps`."""
+        if not self.sigma_min:
+            return steps
+        if trained is None or self.curve is not None:
+            return None
+        # A step from the first trained level to itself changes nothing.
+        return int((self.timesteps(trained, steps) > 0).sum())
 
     @property
     def grid(self) -> str:
@@ -66,7 +59,9 @@ class ModelSampler:
         end = ", ending at the first trained level" if self.sigma_min else ""
         return f"{self.sampler} on {self.grid} levels{end} ({self.scheduler})"
 
-    def _timesteps(self, trained: int, steps: int):
+    def timesteps(self, trained: int, steps: int) -> Times:
+        """Those of `steps` steps from the noisiest. trained: timesteps of the network. Errors: `InvalidInput` for a
+        number of steps that diffusers refuses too."""
         if self.spacing == "distilled":
             return distilled_timesteps(self.original_steps, trained, steps)
         return spaced_timesteps(self.spacing, self.counting, trained, steps, self.offset)

@@ -1,14 +1,29 @@
-"""How strong guidance is, and when: numbers, numbers by step, and intervals."""
+"""How strong guidance is, and when: numbers, numbers by step, and intervals. Imports no torch."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from undertow.diffusion.guidance.branches import Step
 from undertow.errors import InvalidInput
+from undertow.limits import LARGEST_SCALE
 
 Scale = float | tuple[float, ...] | Callable[[float], float]
 """One number; one for every step; or a function of the step's fraction of the run, 0 at the first step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """Where a run is. index: of the step in a run of `count`. sigma: of this evaluation, which lies inside the step
+    for samplers that evaluate twice."""
+
+    index: int
+    count: int
+    sigma: float
+
+    @property
+    def fraction(self) -> float:
+        """0 at the first step; 1 would be the end."""
+        return self.index / self.count
 
 
 def scale_at(scale: Scale, step: Step) -> float:
@@ -18,19 +33,29 @@ def scale_at(scale: Scale, step: Step) -> float:
     if not callable(scale):
         return scale
     value = scale(step.fraction)
-    _require_finite("guidance scale", value)
+    require_strength("guidance scale", value)
     return value
 
 
 def require_scale(name: str, scale: Scale) -> None:
-    """Errors: `InvalidInput` for numbers that are not finite and for an empty sequence."""
+    """Errors: `InvalidInput` for numbers that are not finite, or that no picture comes of, and for an empty
+    sequence."""
     if callable(scale):
         return
     values = scale if isinstance(scale, tuple) else (scale,)
     if not values:
         raise InvalidInput(name, "empty", "one number for every step")
     for value in values:
-        _require_finite(name, value)
+        require_strength(name, value)
+
+
+def require_strength(name: str, value: float) -> None:
+    """Errors: `InvalidInput` for a scale that is not finite, or larger than any that draws."""
+    if not math.isfinite(value):
+        raise InvalidInput(name, value, "a finite number", "1 turns guidance off")
+    if abs(value) > LARGEST_SCALE:
+        expected = f"a number from -{LARGEST_SCALE:,} to {LARGEST_SCALE:,}"
+        raise InvalidInput(name, value, expected, "1 turns guidance off")
 
 
 def require_steps(name: str, scale: Scale, count: int) -> None:
@@ -59,6 +84,7 @@ class StepInterval:
             raise InvalidInput("interval", f"{self.start:g} to {self.end:g}", "a start before the end")
 
     def holds(self, step: Step) -> bool:
+        """Whether a step lies in it."""
         return int(self.start * step.count) <= step.index < int(self.end * step.count)
 
 
@@ -78,8 +104,3 @@ class SigmaInterval:
 
 
 Interval = StepInterval | SigmaInterval
-
-
-def _require_finite(name: str, value: float) -> None:
-    if not math.isfinite(value):
-        raise InvalidInput(name, value, "a finite number", "1 turns guidance off")

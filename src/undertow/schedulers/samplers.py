@@ -1,7 +1,8 @@
 """What diffusers' scheduler classes draw with: scheduler_config.json to a `ModelSampler`.
 
-`diffusion.scheduler_config` reads from the same file what belongs to the network, its levels and what it predicts; here
-is what diffusers keeps beside it, so that a request draws what diffusers draws from the folder.
+`schedulers.levels` and `diffusion.scheduler_config` read from the same file what belongs to the network, its levels and
+what it predicts; here is what diffusers keeps beside it, so that a request draws what diffusers draws from the folder.
+Imports no torch.
 """
 
 from collections.abc import Mapping
@@ -11,8 +12,8 @@ from typing import Any
 from undertow.errors import ConfigError
 from undertow.json_fields import whole
 from undertow.limits import TIMESTEPS
-from undertow.sampling.model_sampler import ModelSampler
-from undertow.sampling.spacing import SPACINGS
+from undertow.schedulers.model_sampler import ModelSampler
+from undertow.schedulers.spacing import SPACINGS
 
 CURVES = {"use_karras_sigmas": "karras", "use_exponential_sigmas": "exponential", "use_beta_sigmas": "beta_sigma"}
 """diffusers' switches for levels that are spaced in sigma, and our grids."""
@@ -159,6 +160,17 @@ def read_scheduler(config: Mapping[str, Any], pipeline: str | None = None) -> Mo
             raise ConfigError(key, said[key], f"must be {' or '.join(map(repr, values))} to be drawn as in diffusers")
     made = replace(known.sampler, scheduler=name)
     return made if isinstance(known, _Flow) else _with_fields(made, said)
+
+
+def folder_sampler(config: Mapping[str, Any] | None, pipeline: str | None = None) -> ModelSampler | str | None:
+    """What a folder draws with in diffusers, or why that is not known; `None` without a config, and for DDPMScheduler,
+    which is what training scripts write, ours too: nobody would draw with it in a request's few steps."""
+    if config is None or config.get("_class_name") == "DDPMScheduler":
+        return None
+    try:
+        return read_scheduler(config, pipeline)
+    except ConfigError as err:
+        return str(err)
 
 
 def _with_fields(made: ModelSampler, said: Mapping[str, Any]) -> ModelSampler:
