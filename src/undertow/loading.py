@@ -18,13 +18,14 @@ from undertow.checkpoints.read.unet_loading import load_unet_from
 from undertow.doors import checked
 from undertow.embedded import located
 from undertow.errors import InvalidInput
+from undertow.nn.packed import packs_anything
 from undertow.nn.quantized import quantized_layers
 from undertow.quantization import Quantization, as_quantization
 from undertow.service import UNetService
 from undertow.unet.choose_backend import backend_for
 from undertow.unet.compiled import CompiledUNet
 from undertow.unet.config import UNetConfig
-from undertow.unet.runner import Backend, PredictingRunner, runner_named
+from undertow.unet.runner import EAGER, Backend, PredictingRunner, runner_named
 from undertow.unet.unet import UNet
 
 logger = logging.getLogger(__name__)
@@ -134,16 +135,24 @@ def load(
         quantization=_wanted(quantize),
     )
     _require_backend(backend, model.unet)
-    if runner is None:
-        choice = backend_for(model.require_unet(), device)
-        model = replace(model, report=replace(model.report, notes=(*model.report.notes, str(choice))))
+    if runner is None and model.unet is not None:
+        choice = backend_for(model.unet, device)
+        model = _with_note(model, str(choice))
         runner = runner_named(choice.name)
+    if runner is None or (backend == "packed" and model.unet is not None and not packs_anything(model.unet)):
+        if runner is not None:
+            model = _with_note(model, f"nothing is packed for {model.require_unet().dtype} here: computed eagerly")
+        runner = EAGER
     options |= {"quantization": _wanted(quantize)}
     other = None if refiner is None else _load(refiner, lazy=lazy, **options)
     for part in (model, other):
         if part is not None:
             logger.info("loaded %s: %s", part.path, "; ".join((part.family, *part.report.notes)))
     return UNetService(model, other, adapter_capacity=adapter_capacity, runner=runner)
+
+
+def _with_note(model: LoadedModel, note: str) -> LoadedModel:
+    return replace(model, report=replace(model.report, notes=(*model.report.notes, note)))
 
 
 def _wanted(

@@ -23,6 +23,9 @@ Scheme = Literal["int8-weights", "int8-dynamic", "float8"]
 int8-dynamic: inputs too are rounded to int8, with a scale for each token, and the product is one of integers. float8:
 the same in float8 (e4m3)."""
 
+Quantized = Literal["int8-weights", "int8-dynamic", "float8", "none"]
+"""A scheme for all linear layers, or none for plain weights."""
+
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 NONE = "none"
 """In the place of a scheme: the layer stays as it is, or the whole model."""

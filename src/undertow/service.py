@@ -74,6 +74,8 @@ class UNetService(Inspectable):
             _ = self.adapters  # slots are there before the first forward
 
     def __repr__(self) -> str:
+        if self._model.unet is None:
+            return f"<UNetService: {self._model.path.name}, without a U-Net>"
         unet, refiner = self._model.require_unet(), "" if self._refiner is None else f" with {self._refiner.path.name}"
         how = f"on {unet.device} in {str(unet.dtype).removeprefix('torch.')}"
         bundled, active = self.adapters.bundled.names(), self._state.active_adapters

@@ -54,7 +54,7 @@ def test_nothing_is_kept_on_request(cache, capsys):
 
 def test_backends_are_timed_with_the_model_and_one_is_chosen(cache, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(measure_backends, "is_installed", lambda _: False)
-    monkeypatch.setattr(measure_backends, "can_pack", lambda _: False)
+    monkeypatch.setattr(measure_backends, "packs_anything", lambda _: False)
     command = ["bench", "backends", "emoji", "--repeats", "1", "--rows", "1"]
     assert main([*command, "--no-keep"]) == 0
     assert not list(cache.iterdir())

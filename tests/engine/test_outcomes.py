@@ -313,6 +313,17 @@ def test_requests_come_with_logs_from_other_threads(service, asked, undisturbed)
 # Bytes
 
 
+def test_a_single_cell_is_written_whatever_the_order_of_its_memory():
+    """Of a picture of one cell every stride says nothing, and its memory is in both orders."""
+    cell = torch.arange(4.0).as_strided((1, 4, 1, 1), (4, 1, 4, 4))
+    written = Answered(
+        picture=0, position=0, unit=0, question=0, finite=True, prediction=cell, observations={}
+    )  # fmt: skip
+    ((read, _),) = records(MAGIC + framed(written))
+    assert isinstance(read, Answered)
+    assert torch.equal(read.prediction, cell)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_tensors_come_back_with_their_bits_and_the_order_of_their_memory(dtype):
     """Sums over numbers in another order are rounded otherwise."""

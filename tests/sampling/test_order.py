@@ -125,6 +125,12 @@ def test_tolerances_that_nothing_meets_end_the_adaptive_solver(monkeypatch):
         run("dpm_adaptive", x, [8.0, 0.05], best_denoiser(PATH), rtol=1e-8, atol=1e-8)
 
 
+def test_noise_that_no_step_survives_ends_the_adaptive_solver():
+    x = torch.tensor([[0.3, -1.0, 2.0]], dtype=torch.float64)
+    with pytest.raises(InvalidInput, match=r"raise rtol and atol, or lower eta"):
+        run("dpm_adaptive", x, [8.0, 0.05], best_denoiser(PATH), eta=1e9)
+
+
 @pytest.mark.parametrize("end", [[0.05], [0.05, 0.0]], ids=["above 0", "to 0"])
 def test_the_adaptive_solver_takes_nothing_but_the_ends_of_a_grid(end: list[float]):
     x = torch.ones(1, 2, dtype=torch.float64)

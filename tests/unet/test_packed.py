@@ -1,6 +1,8 @@
 """Packed weights: the same predictions, by copies that share all else, in memory twice."""
 
+import copy
 from dataclasses import replace
+from threading import Lock
 
 import pytest
 import torch
@@ -12,12 +14,14 @@ from tests.services import pipeline_folder
 from undertow.adapters.adapter import Adapter
 from undertow.adapters.lora.bank import AdapterCapacity
 from undertow.engine.limits import BatchLimits
+from undertow.engine.options import RunOptions
 from undertow.engine.request import GenerationRequest
 from undertow.memory.families import family
 from undertow.memory.forecast import component_bytes
+from undertow.memory.ladder import Economy, StepDown
 from undertow.memory.work import Work
 from undertow.nn.adaptable import Conv2d
-from undertow.nn.packed import ORDERS, PackedConv2d, PackedLinear, can_pack, packed
+from undertow.nn.packed import PATIENCE, PackedConv2d, PackedLinear, can_pack, packed
 from undertow.nn.quantized import QuantizedLinear
 from undertow.processor import has_bfloat16
 from undertow.quantization import QuantizedWeights
@@ -51,7 +55,8 @@ def test_every_plain_layer_is_packed_and_shares_its_weight():
     layers = [one for one in made.modules() if isinstance(one, PackedLinear | PackedConv2d)]
     plain = [one for one in unet.modules() if isinstance(one, torch.nn.Linear | torch.nn.Conv2d)]
     assert len(layers) == len(plain) > 50
-    assert all(layer.packed is not None and layer.packed != {} for layer in layers)
+    assert all(layer.kept.packed is not None for layer in layers)
+    assert all(one.kept.packed is None for one in copy.deepcopy(made).modules() if isinstance(one, PackedLinear))
     theirs = {id(weight) for weight in unet.parameters()}
     assert {id(weight) for weight in made.parameters()} == theirs
 
@@ -66,24 +71,52 @@ def test_with_gradients_the_plain_layers_compute():
 
 
 @torch.inference_mode()
-def test_sizes_that_want_other_orders_have_their_own_and_two_are_kept():
-    """oneDNN's orders of a convolution of 192 channels differ between 8 and 16 cells, and are many times slower in each
-    other's place."""
+def test_one_order_of_a_convolution_is_kept_and_another_takes_its_place_when_it_lasts():
+    """oneDNN's orders of a convolution of 192 channels differ between 8 and 16 cells on some processors, and are many
+    times slower in each other's place."""
     plain = Conv2d(192, 192, 3, padding=1).requires_grad_(False)
-    layer, found = PackedConv2d.of(plain), {}
-    for side in (2, 16, 8, 32, 16, 3):
+    layer = PackedConv2d.of(plain)
+
+    def convolved(side: int) -> int:
         x = torch.randn(1, 192, side, side).to(memory_format=torch.channels_last)
-        torch.testing.assert_close(layer.product(x), plain.product(x), rtol=0, atol=1e-3)
-        found[side] = layer.orders[x.shape]
-        assert found[side] in layer.packed
-        assert len(layer.packed) <= ORDERS
-    assert len(layer.orders) == 5
+        found = layer.product(x)
+        torch.testing.assert_close(found, plain.product(x), rtol=0, atol=1e-3)
+        assert torch.equal(layer.product(x), found), "packed or not"
+        return layer.kept.orders[x.shape]
+
+    first = convolved(8)
+    assert layer.kept.order == first
+    other = convolved(16)
+    assert layer.kept.order == first
+    for _ in range(PATIENCE):
+        convolved(16)
+    assert layer.kept.order == other
+    assert convolved(8) == first
+
+
+@torch.no_grad()
+def test_weights_that_change_are_packed_anew():
+    unet, runner, inputs = build(M15).requires_grad_(False), PackedRunner(), inputs_of(M15)
+    before = runner.run(unet, *inputs)
+    unet.conv_in.weight.mul_(1.5)
+    unet.mid_block.attentions[0].proj_in.weight.mul_(1.5)
+    found, expected = runner.run(unet, *inputs), EAGER.run(unet, *inputs)
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5 * expected.abs().max().item())
+    assert (found - before).abs().max() > 1e-2
 
 
 @torch.inference_mode()
 def test_hooks_stay_with_the_network():
-    unet, called = build(M15).requires_grad_(False), []
-    unet.conv_in.register_forward_hook(lambda *_: called.append("in"))
+    class Watcher:
+        lock = Lock()
+
+        def hook(self, *_given):
+            with self.lock:
+                called.append("in")
+
+    unet, called, watcher = build(M15).requires_grad_(False), [], Watcher()
+    watcher.lock = Lock()  # which nobody can copy
+    unet.conv_in.register_forward_hook(watcher.hook)
     unet.register_forward_hook(lambda *_: called.append("whole"))
     PackedRunner().run(unet, *inputs_of(M15))
     assert called == ["whole"]
@@ -100,11 +133,30 @@ def test_a_type_that_is_not_multiplied_here_is_computed_as_it_is():
         assert torch.equal(found, unet(*inputs))
 
 
-def test_quantized_layers_stay_quantized():
-    unet = undertow.load_unet(pipeline_folder("sd1"), dtype=torch.float32, quantize="int8-weights")
-    kinds = {type(one) for one in packed(unet).modules()}
-    assert QuantizedLinear in kinds
-    assert PackedConv2d in kinds
+def test_quantized_layers_stay_quantized_and_the_others_are_packed():
+    service = undertow.load(pipeline_folder("sd1"), dtype=torch.float32, quantize="int8-weights", backend="packed")
+    service.generate("red apple", steps=1)
+    (made,) = service.runner.graphs._made.values()
+    assert {QuantizedLinear, PackedConv2d} <= {type(one) for one in made.modules()}
+
+
+def test_where_nothing_is_packed_the_report_says_so():
+    service = undertow.load(pipeline_folder("sd1"), dtype=torch.float16, backend="packed")
+    assert service.runner is EAGER
+    assert service.model.report.notes[-1] == "nothing is packed for torch.float16 here: computed eagerly"
+
+
+def test_nothing_is_packed_while_weights_come_and_go():
+    packing, eager = (
+        undertow.load(pipeline_folder("sd1"), dtype=torch.float32, backend=backend) for backend in ("packed", "eager")
+    )
+    request = GenerationRequest(prompt="red apple", steps=2, seed=1)
+    expected = eager.generate_many([request])[0].latents
+    offloaded = (StepDown(unit=0, reason="to keep to the budget", economy=Economy(offloaded_layers=True)),)
+    for options in (RunOptions(course=offloaded), RunOptions(budget_bytes=8 * 2**30), RunOptions(low_vram=True)):
+        found = packing.engine.submit(request, options=options).result()
+        close(found.latents, expected)
+        assert bool(packing.runner.graphs._made) == (options.course == ())
 
 
 @pytest.fixture(scope="module")
@@ -154,9 +206,8 @@ def test_forecasts_count_the_second_copy(services):
 
 def test_quantized_numbers_are_not_copied():
     subject, work = family("sd15"), Work()
-    once, twice = (component_bytes(subject, one)["unet"] for one in (work, replace(work, copied=True)))
-    assert twice == 2 * once
+    unet, copies = (component_bytes(subject, replace(work, copied=True))[name] for name in ("unet", "copies"))
+    assert copies == unet == component_bytes(subject, work)["unet"]
     some = QuantizedWeights(component="unet", numbers=10**6, rows=10, schemes=("int8-weights",))
     of_some = replace(subject, quantized=(some,))
-    plain, copied = (component_bytes(of_some, one)["unet"] for one in (work, replace(work, copied=True)))
-    assert copied - plain == once - 4 * 10**6
+    assert component_bytes(of_some, replace(work, copied=True))["copies"] == unet - 4 * 10**6

@@ -307,6 +307,8 @@ class Batcher:
         traceback, whose frames hold tensors."""
         rows, task, economy = [waiting.row for waiting in batch], batch[0].task, batch[0].task.economy
         usual, inside = task.limits.runner(self.runner), HiddenNumbers()
+        if usual.capabilities.copies and economy != Economy():
+            usual = EAGER  # weights come and go while the network runs, and nobody copies those that are not there
         probes = [*self.probes, inside] if self._looks_inside(batch, usual) else self.probes
         try:
             with self._drawing(rows, economy), ExitStack() as until:

@@ -159,7 +159,7 @@ def _tensor(name: str, tensor: AnyTensor) -> bytes:
     label = name.encode()
     head = _TENSOR.pack(len(label), DTYPES.index(tensor.dtype), last, tensor.ndim)
     head += struct.pack(f"<{tensor.ndim}I", *tensor.shape)
-    return head + label + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+    return head + label + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def _tensors(data: memoryview, count: int) -> Iterator[tuple[str, AnyTensor]]:

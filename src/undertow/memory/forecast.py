@@ -174,9 +174,13 @@ STAGE_COMPONENTS: Mapping[str, frozenset[str]] = {
 step."""
 
 
+STAYING = ("adapters", "copies")
+"""In memory during every stage."""
+
+
 def component_bytes(subject: Subject, work: Work) -> dict[str, int]:
-    """Bytes of each component's weights: text, image, controlnet, unet (without slots for LoRA) and vae, and of the
-    files of adapters, which stay."""
+    """Bytes of each component's weights: text, image, controlnet, unet (without slots for LoRA) and vae, and of what
+    stays: files of adapters, and copies by what computes the networks."""
     item, text_item = ITEM_BYTES[work.dtype], ITEM_BYTES[work.text_dtype or work.dtype]
     found = {"text": text_item * sum(weights.text_weights(network) for network in subject.text_encoders)}
     if work.image_tokens:
@@ -196,8 +200,8 @@ def component_bytes(subject: Subject, work: Work) -> dict[str, int]:
         found[one.component] -= one.saved_bytes(items[one.component])
     if work.copied:
         quantized = sum(one.numbers for one in subject.quantized if one.component == "unet")  # which nothing copies
-        for name in found.keys() & {"unet", "controlnet"}:
-            found[name] += plain[name] - (item * quantized if name == "unet" else 0)
+        copied = sum(plain.get(name, 0) for name in ("unet", "controlnet")) - item * quantized
+        found["copies"] = max(0, copied)
     return found
 
 
@@ -209,7 +213,7 @@ def _stage(
     *,
     calls: int = 1,
 ) -> StageForecast:
-    kept = {component for component in held if component in (*work.keep, "adapters")} | STAGE_COMPONENTS[name]
+    kept = {component for component in held if component in (*work.keep, *STAYING)} | STAGE_COMPONENTS[name]
     peak: Peak = ledger.peak
     return StageForecast(
         name=name,

@@ -119,7 +119,8 @@ class Guard(TorchDispatchMode):
 
 def _storages(values: Any) -> list[tuple[int, torch.UntypedStorage]]:
     tensors = (values,) if isinstance(values, Tensor) else tree_iter(values)
-    found = (value.untyped_storage() for value in tensors if isinstance(value, Tensor))
+    dense = (one for one in tensors if isinstance(one, Tensor) and not one.is_mkldnn)  # packed weights show no storage
+    found = (one.untyped_storage() for one in dense)
     return [(storage._cdata, storage) for storage in found]  # pyright: ignore[reportPrivateUsage]
 
 

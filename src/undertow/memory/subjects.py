@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from undertow.adapters.control.config import ControlNetConfig
 from undertow.checkpoints.identify.few_steps import suggested_fields
@@ -14,7 +14,7 @@ from undertow.lookup import did_you_mean
 from undertow.memory.families import family
 from undertow.memory.machine import this_machine
 from undertow.memory.work import Subject, TextNetwork, VAENetwork
-from undertow.quantization import NONE, QuantizedWeights, Scheme, as_quantization
+from undertow.quantization import NONE, Quantized, QuantizedWeights, as_quantization
 from undertow.schedulers.levels import CarriedLevels, Levels
 from undertow.schedulers.model_sampler import ModelSampler
 from undertow.unet.config import UNetConfig
@@ -50,7 +50,7 @@ class NamedModel:
         return {} if unet is None else suggested_fields(unet, self.scheduler)
 
 
-def named_model(source: str, quantize: Scheme | Literal["none"] | None = None) -> NamedModel:
+def named_model(source: str, quantize: Quantized | None = None) -> NamedModel:
     """The networks of a model, without weights and without torch: `PRESETS` and embedded models by name, else as
     `outline` finds them. quantize: as `undertow.load` takes it. Errors: those of `outline`; `UnknownCheckpoint` names
     the known names; `InvalidInput` for a family with quantized weights, since it has none to count."""

@@ -16,7 +16,7 @@ from undertow.sampling.noise import NoiseSource
 from undertow.sampling.options import Eta, NoiseScale, NumberRange
 from undertow.sampling.protocol import ModelCall, Sampler, require_noise
 
-MOST_TRIES = 10_000
+MOST_TRIES = 1_000
 """Steps of one image, with those that are repeated: as many as the longest grid of ComfyUI has. Tolerances that nothing
 meets would have it go on for ever."""
 
@@ -135,11 +135,14 @@ def _adaptive(
         before, tries = here, 0
         while math.log(sigma / last) > 1e-5:
             tries += 1
-            if tries > MOST_TRIES:
-                expected, remedy = f"to be done in {MOST_TRIES:,} steps", "allow a larger error: raise rtol and atol"
-                raise InvalidInput("sampler_options", f"not done at a level of {sigma:g}", expected, remedy)
             target = max(last, sigma * math.exp(-controller.h))
             down = max(last, ancestral_split(sigma, target, tuning.eta)[0])
+            if tries > MOST_TRIES or not down < sigma:  # or steps have become too small for a number to tell
+                expected, remedy = (
+                    f"to be done in {MOST_TRIES:,} steps",
+                    "allow a larger error: raise rtol and atol, or lower eta",
+                )
+                raise InvalidInput("sampler_options", f"not done at a level of {sigma:g}", expected, remedy)
             low, high = yield from _two_orders(here, sigma, down, tuning.order)
             if controller.accepts(_error(low, high, before, tuning.rtol, tuning.atol)):
                 before, here, sigma = low, high, target

@@ -399,7 +399,8 @@ def _require_slots(request: GenerationRequest, model: ModelEntry, loras: Sequenc
     """Errors: `InvalidInput` for LoRA that would be merged into quantized weights."""
     of_unet = [entry for entry in loras if not all(map(is_of_text, entry.layers))]
     if model.subject.schemes("unet") and are_merged(request, of_unet):
-        expected = f"at most {PER_ROW} LoRA of rank {RANK} or less, in slots: {model.name} has quantized weights"
+        limits = f"at most {PER_ROW}, of rank {RANK} or less, none with the residency 'merged'"
+        expected = f"LoRA in slots, since {model.name} has quantized weights: {limits}"
         names = ", ".join(entry.name for entry in of_unet)
         raise InvalidInput("adapters", names, expected, "a sum would be rounded to them anew; take a plain model")
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le, MaxLen
 
 from undertow.known_names import BackendName, PrecisionName
-from undertow.quantization import Scheme
+from undertow.quantization import Quantized
 from undertow.records import Finite, Record
 from undertow.serving.failures import Failure
 from undertow.serving.inspection import InspectionKind, InspectOptions
@@ -67,7 +67,7 @@ class JobSpec(Record):
     precision: PrecisionName | None = None
     """Of the model, as in `ModelEntry`: in another one pictures are other pictures. So with the next two."""
     backend: BackendName | None = None
-    quantize: Scheme | Literal["none"] | None = None
+    quantize: Quantized | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

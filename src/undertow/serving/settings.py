@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from annotated_types import Ge, Le
 
 from undertow.errors import InvalidInput
 from undertow.known_names import BackendName, PrecisionName
-from undertow.quantization import NONE, Scheme
+from undertow.quantization import NONE, Quantized
 from undertow.records import Record
 from undertow.serving.jobs import Mode
 
@@ -44,7 +44,7 @@ class ServerSettings(Record):
     """Type that all models compute in; when `None` that of their files, or float32 where the device has it not."""
     backend: BackendName = "eager"
     """What computes the U-Nets of all models, as `undertow.load` knows it."""
-    quantize: Scheme | Literal["none"] | None = None
+    quantize: Quantized | None = None
     """How the weights of linear layers are quantized when models are loaded; when `None` as in their files."""
     mode: Mode = "reproducible"
     """Where a client names none."""
@@ -99,17 +99,18 @@ class ServerSettings(Record):
         if self.min_replicas > self.most_replicas:
             expected = f"at most max_replicas, {self.most_replicas}"
             raise InvalidInput("serve.min_replicas", self.min_replicas, expected, "raise the one, or lower the other")
-        if self.backend == "openvino":
-            self._require_openvino_fits()
+        if self.backend in ("packed", "openvino"):
+            self._require_backend_fits()
 
-    def _require_openvino_fits(self) -> None:
-        """Errors: `InvalidInput` for what OpenVINO does not compute with."""
-        if self.quantize not in (None, NONE):
-            expected = "'eager', 'background' or 'compile' for quantized weights, whose products OpenVINO has none of"
+    def _require_backend_fits(self) -> None:
+        """Errors: `InvalidInput` for a backend of CPUs elsewhere, and for what OpenVINO does not compute with."""
+        if self.backend == "openvino" and self.quantize not in (None, NONE):
+            expected = "another one for quantized weights, whose products OpenVINO has none of"
             raise InvalidInput("serve.backend", "'openvino'", expected, "or leave out quantize")
         other = next((device for device in self.devices if device != "cpu"), None)
         if other is not None:
-            raise InvalidInput("serve.backend", "'openvino'", f"another one on {other}", "OpenVINO computes on CPUs")
+            expected = f"'eager', 'background' or 'compile' on {other}"
+            raise InvalidInput("serve.backend", repr(self.backend), expected, "it computes on CPUs")
 
     @property
     def most_replicas(self) -> int:

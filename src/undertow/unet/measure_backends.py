@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from undertow.extras import is_installed
-from undertow.nn.packed import can_pack
+from undertow.nn.packed import packs_anything
 from undertow.unet.backend_measurements import BackendTiming, Forward, MeasuredForward
 from undertow.unet.conditioning import Conditioning
 from undertow.unet.config import ClassLabels, TextTime
@@ -79,8 +79,7 @@ def _timed(run: Callable[[], Tensor], clock: Callable[[], float]) -> tuple[Tenso
 def _cannot(backend: str, unet: UNet) -> str:
     """Why a backend cannot run a network here; empty where it can."""
     if backend == "packed":
-        weight = next(unet.parameters())
-        return "" if can_pack(weight) else "nothing is packed for this type on this device"
+        return "" if packs_anything(unet) else "nothing is packed for this type on this device"
     if backend != "openvino":
         return ""
     if not is_installed("openvino"):

@@ -5,7 +5,7 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from undertow.nn.packed import can_pack, packed
+from undertow.nn.packed import packed, packs_anything
 
 
 class PackedNetworks:
@@ -21,7 +21,7 @@ class PackedNetworks:
 
     def predict(self, network: nn.Module, *inputs: Any) -> Any:
         """`network.predict(*inputs)`."""
-        if network not in self._made and not can_pack(next(network.parameters())):
+        if network not in self._made and not packs_anything(network):
             return network.predict(*inputs)  # pyright: ignore[reportCallIssue]  networks have one
         if network not in self._made:
             self._made[network] = packed(network)

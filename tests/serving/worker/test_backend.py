@@ -60,7 +60,9 @@ def test_pictures_of_quantized_weights_are_not_the_results_of_plain_ones(make):
 )
 def test_lora_that_slots_have_no_room_for_are_refused_before_anything_is_merged_into_quantized_weights(make, wanted):
     place = make(quantize="int8-weights")
-    with pytest.raises(InvalidInput, match=r"at most 2 LoRA of rank 16 or less, in slots: tiny has quantized weights"):
+    with pytest.raises(
+        InvalidInput, match=r"LoRA in slots, since tiny has quantized weights: at most 2, of rank 16 or less"
+    ):
         place.submit(**wanted)
     assert make().submit(**wanted)
 
@@ -117,8 +119,9 @@ def test_a_forward_whose_graph_is_made_first_is_no_stall():
     [
         ({"backend": "auto"}, "backend"),
         ({"backend": "openvino", "quantize": "int8-weights"}, "whose products OpenVINO has none of"),
-        ({"backend": "openvino", "devices": ["cuda:1"]}, "another one on cuda:1; OpenVINO computes on CPUs"),
-        ({"quantize": "int4"}, "quantize"),
+        ({"backend": "openvino", "devices": ["cuda:1"]}, "'compile' on cuda:1; it computes on CPUs"),
+        ({"backend": "packed", "devices": ["cuda:1"]}, "'compile' on cuda:1; it computes on CPUs"),
+        ({"quantize": "int4"}, "'float8' or 'none'"),
     ],
 )
 def test_what_cannot_be_computed_so_is_refused(settings, words):

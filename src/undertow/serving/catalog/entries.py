@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 from undertow.adapters.files.bundled import ADAPTERS
 from undertow.checkpoints.files.hashes import content_hash, model_sha256
@@ -12,7 +11,7 @@ from undertow.checkpoints.files.hub import files_to_fetch
 from undertow.checkpoints.keymap.prefixes import TextKind
 from undertow.known_names import BackendName, PrecisionName
 from undertow.memory.work import Subject
-from undertow.quantization import Scheme
+from undertow.quantization import Quantized
 from undertow.schedulers.levels import CarriedLevels, Levels
 from undertow.schedulers.model_sampler import ModelSampler
 from undertow.serving.jobs import JobSpec
@@ -40,7 +39,7 @@ class ModelEntry:
     family: str
     precision: PrecisionName | None = None
     backend: BackendName | None = None
-    quantize: Scheme | Literal["none"] | None = None
+    quantize: Quantized | None = None
     suggested: dict[str, float] = field(default_factory=dict[str, float])
     vocabulary: Vocabulary | None = None
     sampler: ModelSampler | str | None = None
@@ -75,7 +74,7 @@ class ModelEntry:
     @property
     def copies(self) -> bool:
         """Whether what computes it has weights of its own beside the model's."""
-        return self.backend in ("packed", "openvino")
+        return self.backend == "openvino" or (self.backend == "packed" and self.dtype != "float16")
 
     def computed(self, spec: JobSpec) -> JobSpec:
         """A job that says how this model computes. In the mode "reproducible" the background's graphs are not used

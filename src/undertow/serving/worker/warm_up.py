@@ -76,7 +76,9 @@ def warm_up(loaded: Loaded, costs: Costs, budget_s: float = WARM_UP_S, lora: Pat
             break
         spent_s += expected_s
         try:
-            loaded.engine.submit(replace(request, adapters=(Adapter(str(lora)),), count=rows)).result()
+            adapted = replace(request, adapters=(Adapter(str(lora)),), count=rows)
+            options = RunOptions(limits=BatchLimits(padded_to=rows))  # for which nothing is made in the background
+            loaded.engine.submit(adapted, options=options).result()
         except UndertowError as error:
             logger.info("%s was not measured with %s: %s", loaded.entry.name, lora.name, error)
             break
