@@ -121,7 +121,7 @@ def test_a_forward_whose_graph_is_made_first_is_no_stall():
         ({"backend": "openvino", "quantize": "int8-weights"}, "whose products OpenVINO has none of"),
         ({"backend": "openvino", "devices": ["cuda:1"]}, "'compile' on cuda:1; it computes on CPUs"),
         ({"backend": "packed", "devices": ["cuda:1"]}, "'compile' on cuda:1; it computes on CPUs"),
-        ({"quantize": "int4"}, "'float8' or 'none'"),
+        ({"quantize": "int4"}, "int8-dynamic, float8, none"),
     ],
 )
 def test_what_cannot_be_computed_so_is_refused(settings, words):
