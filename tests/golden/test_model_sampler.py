@@ -22,8 +22,8 @@ from undertow.engine.metadata import read_description
 from undertow.engine.saving import save_picture
 from undertow.errors import ConfigError, InvalidInput
 from undertow.sampling.model_levels import model_levels
+from undertow.schedulers.model_sampler import SPACINGS
 from undertow.schedulers.samplers import read_scheduler
-from undertow.schedulers.spacing import SPACINGS
 
 # diffusers' schedulers give torch tensors to NumPy functions; torch has not followed NumPy 2 there.
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")

@@ -3,9 +3,21 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 from undertow.known_names import StartNoise, TimestepMap
-from undertow.schedulers.spacing import Counting, Spacing, Times, distilled_timesteps, spaced_timesteps
+
+if TYPE_CHECKING:
+    from undertow.schedulers.spacing import Times
+
+Spacing = Literal["leading", "trailing", "linspace", "distilled"]
+"""How diffusers spaces the timesteps that are visited (`schedulers.spacing`); LCM and TCD pick from distilled ones."""
+
+SPACINGS = ("leading", "trailing", "linspace")
+"""Those that a file may say."""
+
+Counting = Literal["fractions", "rounded", "one_more"]
+"""How "leading" and "linspace" are counted (`schedulers.spacing`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +71,11 @@ class ModelSampler:
         end = ", ending at the first trained level" if self.sigma_min else ""
         return f"{self.sampler} on {self.grid} levels{end} ({self.scheduler})"
 
-    def timesteps(self, trained: int, steps: int) -> Times:
+    def timesteps(self, trained: int, steps: int) -> "Times":
         """Those of `steps` steps from the noisiest. trained: timesteps of the network. Errors: `InvalidInput` for a
         number of steps that diffusers refuses too."""
+        from undertow.schedulers.spacing import distilled_timesteps, spaced_timesteps  # noqa: PLC0415  numpy, not for plans
+
         if self.spacing == "distilled":
             return distilled_timesteps(self.original_steps, trained, steps)
         return spaced_timesteps(self.spacing, self.counting, trained, steps, self.offset)

@@ -12,8 +12,7 @@ from typing import Any
 from undertow.errors import ConfigError
 from undertow.json_fields import whole
 from undertow.limits import TIMESTEPS
-from undertow.schedulers.model_sampler import ModelSampler
-from undertow.schedulers.spacing import SPACINGS
+from undertow.schedulers.model_sampler import SPACINGS, ModelSampler
 
 CURVES = {"use_karras_sigmas": "karras", "use_exponential_sigmas": "exponential", "use_beta_sigmas": "beta_sigma"}
 """diffusers' switches for levels that are spaced in sigma, and our grids."""

@@ -5,18 +5,11 @@ multistep solvers take one step more and leave out the last, and the others roun
 that their models were distilled at, whatever their spacing says.
 """
 
-from typing import Literal
-
 import numpy as np
 
 from undertow.errors import InvalidInput
+from undertow.schedulers.model_sampler import Counting, Spacing
 from undertow.step_counts import require_distilled
-
-Spacing = Literal["leading", "trailing", "linspace", "distilled"]
-SPACINGS = ("leading", "trailing", "linspace")
-
-Counting = Literal["fractions", "rounded", "one_more"]
-"""How "leading" and "linspace" are counted: see above."""
 
 Times = np.ndarray[tuple[int], np.dtype[np.float64]]
 

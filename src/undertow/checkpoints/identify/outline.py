@@ -155,10 +155,11 @@ def _of_folder(files: Listing, quantization: Wanted) -> Outline:
             files.path, f"no {CONFIG}, no unet/{CONFIG}", "give a diffusers model or pipeline folder"
         )
     described = files.json(f"{inside}{CONFIG}")
-    if described.get("_class_name") == AUTOENCODER:
+    if not inside and described.get("_class_name") == AUTOENCODER:
         problem = "an autoencoder without a U-Net, which draws nothing by itself"
         raise UnknownCheckpoint(files.path, problem, "give a whole model; in Python, this as `vae=`")
-    refuse_other_parts(files.path, described)
+    if not inside:
+        refuse_other_parts(files.path, described)
     with naming_file(files.path / inside / CONFIG):
         config = config_from_diffusers(described)
     text: dict[TextKind, ClipTextConfig] = {}

@@ -40,7 +40,7 @@ def open_folder(folder: Path, options: OpenOptions) -> Checkpoint:
     unet_folder = folder if (folder / CONFIG).is_file() else folder / "unet"
     if not (unet_folder / CONFIG).is_file():
         raise UnknownCheckpoint(folder, f"no {CONFIG}, no unet/{CONFIG}", "give a diffusers model or pipeline folder")
-    config = read_config(unet_folder) if options.config is None else options.config
+    config = read_config(folder) if options.config is None else options.config
     scheduler = read_json(folder / SCHEDULER) if (folder / SCHEDULER).is_file() else None
     with naming_file(folder / SCHEDULER):
         prediction, schedule = _mathematics(config, scheduler, options)
@@ -79,7 +79,8 @@ def read_config(folder: str | Path) -> UNetConfig:
     """
     file = find_unet_folder(Path(folder)) / CONFIG
     described = read_json(file)
-    refuse_other_parts(file.parent, described)
+    if file.parent == Path(folder):
+        refuse_other_parts(file.parent, described)
     with naming_file(file):
         return config_from_diffusers(described)
 
