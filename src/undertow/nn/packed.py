@@ -126,7 +126,8 @@ def can_pack(weight: Tensor) -> bool:
 
 def packs_anything(network: nn.Module) -> bool:
     """Whether a network has a layer whose weight can be packed."""
-    return any(can_pack(one.weight) for one in network.modules() if type(one) in (Linear, Conv2d))
+    layers = (one for one in network.modules() if isinstance(one, Linear | Conv2d) and type(one) in (Linear, Conv2d))
+    return any(can_pack(one.weight) for one in layers)
 
 
 def packed(network: Network) -> Network:
