@@ -62,7 +62,7 @@ class Finishing:
                 return
             arguments = (self.store, self.artifacts, drawing.claim, result, seen)
             assert drawing.loaded is not None
-            said |= {"model": drawing.loaded.entry, "replayed_steps": replayed}
+            said |= {"drawn_by": drawing.loaded.entry, "replayed_steps": replayed}
             drawing.publishing = self.publisher.submit(publish, *arguments, **said)
         if not drawing.publishing.done():
             return

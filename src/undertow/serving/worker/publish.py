@@ -62,11 +62,11 @@ def publish(
     result: GenerationResult,
     seen: Sequence[Seen] = (),
     *,
-    model: ModelEntry | None = None,
+    drawn_by: ModelEntry | None = None,
     **report: Any,
 ) -> bool:
     """Writes the files, then ends the job in one transaction, if the claim still holds; returns whether it did. seen:
-    inside, while it was drawn. model: the worker's, which may compute in another way than that of the job's service.
+    inside, while it was drawn. drawn_by: the worker's model, which may compute in another way than that of the job's service.
     report: what is said beside the engine's own; `replayed_steps` of the result. Errors: `OSError`, `StoreError`."""
     pictures = stored_pictures(result, claim.job.spec.format, artifacts)
     replayed = report.pop("replayed_steps", 0)
@@ -77,7 +77,7 @@ def publish(
         inspection=inspected_files(seen, artifacts),
     )
     spec = claim.job.spec
-    drawn = spec if model is None else model.computed(spec)
+    drawn = spec if drawn_by is None else drawn_by.computed(spec)
     return store.publish(claim, outcome, None if drawn == spec else drawn)
 
 
