@@ -66,8 +66,9 @@ def publish(
     **report: Any,
 ) -> bool:
     """Writes the files, then ends the job in one transaction, if the claim still holds; returns whether it did. seen:
-    inside, while it was drawn. drawn_by: the worker's model, which may compute in another way than that of the job's service.
-    report: what is said beside the engine's own; `replayed_steps` of the result. Errors: `OSError`, `StoreError`."""
+    inside, while it was drawn. drawn_by: the worker's model, which may compute in another way than that of
+    the job's service. report: what is said beside the engine's own; `replayed_steps` of the result. Errors: `OSError`,
+    `StoreError`."""
     pictures = stored_pictures(result, claim.job.spec.format, artifacts)
     replayed = report.pop("replayed_steps", 0)
     outcome = JobResult(
