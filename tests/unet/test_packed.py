@@ -94,12 +94,12 @@ def test_one_order_of_a_convolution_is_kept_and_another_takes_its_place_when_it_
     assert convolved(8) == first
 
 
+@pytest.mark.parametrize("layer", ["conv_in", "mid_block.attentions.0.transformer_blocks.0.attn1.to_v"])
 @torch.no_grad()
-def test_weights_that_change_are_packed_anew():
+def test_weights_that_change_are_packed_anew(layer):
     unet, runner, inputs = build(M15).requires_grad_(False), PackedRunner(), inputs_of(M15)
     before = runner.run(unet, *inputs)
-    unet.conv_in.weight.mul_(1.5)
-    unet.mid_block.attentions[0].proj_in.weight.mul_(1.5)
+    unet.get_submodule(layer).weight.mul_(3)
     found, expected = runner.run(unet, *inputs), EAGER.run(unet, *inputs)
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-5 * expected.abs().max().item())
     assert (found - before).abs().max() > 1e-2

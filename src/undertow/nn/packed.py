@@ -52,8 +52,7 @@ class PackedLinear(Linear):
         has_bias = "bias" in dict(layer.named_parameters(recurse=False))
         with torch.device("meta"):
             made = cls(layer.in_features, layer.out_features, bias=has_bias)
-        made.weight, made.bias, made.slots = layer.weight, layer.bias, layer.slots
-        made.kept = Kept()
+        made.weight, made.bias, made.slots, made.kept = layer.weight, layer.bias, layer.slots, Kept()
         return made
 
     def product(self, x: Tensor) -> Tensor:
@@ -72,7 +71,7 @@ class PackedConv2d(Conv2d):
 
     Which order oneDNN wants depends on the size, and weights that are packed in another cost many times what packing
     saves. Most layers have one order for all sizes. Of those with more, one is kept; inputs of other sizes are
-    multiplied by the plain weight, to the same bits, until they are in the majority.
+    multiplied by the plain weight, to the same bits, until `PATIENCE` of them came one after the other.
     """
 
     kept: Kept
@@ -87,8 +86,7 @@ class PackedConv2d(Conv2d):
                 stride=layer.stride[0],
                 padding=int(layer.padding[0]),
             )
-        made.weight, made.bias, made.slots = layer.weight, layer.bias, layer.slots
-        made.kept = Kept()
+        made.weight, made.bias, made.slots, made.kept = layer.weight, layer.bias, layer.slots, Kept()
         return made
 
     def product(self, x: FeatureMap) -> Tensor:
