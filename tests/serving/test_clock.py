@@ -257,14 +257,16 @@ class Shelf:
 
     entries: list = field(default_factory=list)
     now: float = 1000.0
+    worker: WorkerInfo = WorkerInfo(name="w", device="cpu", pid=1, state="idle", models=("m",))
+    measured: Costs = field(default_factory=lambda: costs_of(forward={2: 1.0, 4: 2.0}))
 
     @property
     def workers(self):
-        return SimpleNamespace(list=lambda seen_after: [WorkerInfo(name="w", device="cpu", pid=1, models=("m",))])
+        return SimpleNamespace(list=lambda seen_after: [self.worker])
 
     @property
     def costs(self):
-        return SimpleNamespace(all=lambda: {("m", "cpu", ""): costs_of(forward={2: 1.0, 4: 2.0}).to_json()})
+        return SimpleNamespace(all=lambda: {("m", "cpu", ""): self.measured.to_json()})
 
     def clock(self) -> float:
         return self.now
@@ -297,6 +299,28 @@ def test_a_timetable_counts_what_it_promised():
     assert times.rows("m", 256) == 2
     assert times.rows("m", 512) == 1
     assert times.rows("n", 256) is None
+
+
+@pytest.mark.parametrize(
+    ("backend", "load_s", "ready_s"),
+    [
+        ("eager", None, 0.0),
+        ("compile", None, 300.0 - 20.0),  # of which twenty seconds are over
+        ("openvino", None, 60.0 - 20.0),
+        ("compile", 25.0, 25.0 - 20.0),  # it took so long the last time
+        ("eager", 3.0, 0.0),
+    ],
+)
+@pytest.mark.parametrize("models", [(), ("m",)], ids=["loading", "measuring"])
+def test_a_worker_that_is_starting_draws_later(backend, load_s, ready_s, models):
+    starting = WorkerInfo(name="w", device="cpu", pid=1, state="starting", models=models, started_at=980.0)
+    shelf = Shelf(worker=starting)
+    if load_s is not None:
+        shelf.measured.learn("load", seconds=load_s)
+    settings = ServerSettings(models={"m": "emoji"}, backend=backend)
+    assert Timetable(shelf, settings).promise(new_job()) == pytest.approx(1010.0 + ready_s)
+    shelf.worker = replace(starting, state="idle", models=("m",))
+    assert Timetable(shelf, settings).promise(new_job()) == pytest.approx(1010.0)
 
 
 def test_behind_many_jobs_of_its_key_a_job_is_placed_without_running_ahead():

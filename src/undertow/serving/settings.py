@@ -15,6 +15,8 @@ from undertow.serving.jobs import Mode
 
 GRAPH_S = 900.0
 """Given to a forward whose graph is made first."""
+START_S = {"compile": 300.0, "openvino": 60.0}
+"""By backend, how long a worker takes that never started before: the graphs of some numbers of rows are made."""
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -133,6 +135,11 @@ class ServerSettings(Record):
     def unit_s(self) -> float:
         """How long a unit of work may take that is the first: one in which a graph is made takes minutes."""
         return max(self.stall_s, GRAPH_S) if self.backend in ("compile", "openvino") else self.stall_s
+
+    @property
+    def start_s(self) -> float:
+        """How long a worker takes to start for the first time, as far as it is worth telling."""
+        return START_S.get(self.backend, 0.0)
 
     @property
     def is_public(self) -> bool:

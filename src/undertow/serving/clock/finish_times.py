@@ -22,13 +22,14 @@ DEFAULT_ROWS = 2
 
 @dataclass(kw_only=True)
 class Device:
-    """What draws, as far as time is concerned. costs: by model. models: that are loaded. cancelled: the part
-    of the work that waits which is expected to be cancelled before it is done."""
+    """What draws, as far as time is concerned. costs: by model. models: that are loaded. cancelled: the part of the
+    work that waits which is expected to be cancelled before it is done. ready_s: until it draws anything."""
 
     costs: Mapping[str, Costs]
     models: set[str] = field(default_factory=set)
     most_jobs: int = MOST_JOBS
     cancelled: float = 0.0
+    ready_s: float = 0.0
     _steps: dict[tuple[Group, int, int], float] = field(default_factory=dict)
 
     def of(self, entry: QueueEntry) -> Costs:
@@ -90,7 +91,7 @@ def finish_times(
     waiting = [entry for entry in entries if entry.state == JobState.QUEUED]
     line = Line(waiting, FairState() if state is None else state.copy())
     found: dict[str, float] = {}
-    lanes = [_Lane(device, now, _running(entries, name, devices)) for name, device in devices.items()]
+    lanes = [_Lane(device, now + device.ready_s, _running(entries, name, devices)) for name, device in devices.items()]
     heap = [(lane.at, index) for index, lane in enumerate(lanes)]
     heapify(heap)
     while heap:

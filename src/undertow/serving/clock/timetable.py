@@ -157,19 +157,16 @@ class Timetable:
                 for device in self._settings.devices
             ]
         cancelled = SAVED * self._cancelled_share()
-        self._devices = {
-            worker.name: Device(
-                costs={
-                    model: Costs.from_json(json)
-                    for (model, *where), json in measured.items()
-                    if tuple(where) == place_of(worker)
-                },
-                models=set(worker.models),
-                cancelled=cancelled,
-                most_jobs=self._settings.jobs_at_once or MOST_JOBS,
+        self._devices = {}
+        for worker in workers:
+            costs = {
+                model: Costs.from_json(json)
+                for (model, *where), json in measured.items()
+                if tuple(where) == place_of(worker)
+            }
+            self._devices[worker.name] = device_of(
+                worker, costs, self._settings, self._store.clock(), cancelled=cancelled
             )
-            for worker in workers
-        }
         self._state = FairState.from_json(next((one.data[FAIR] for one in workers if FAIR in one.data), None))
 
     def _cancelled_share(self) -> float:
@@ -181,6 +178,25 @@ class Timetable:
 def place_of(worker: WorkerInfo) -> tuple[str, str]:
     """The device, and how the worker computes there: its costs are kept by both."""
     return worker.device, worker.data.get(COMPUTING, "")
+
+
+def device_of(
+    worker: WorkerInfo, costs: Mapping[str, Costs], settings: ServerSettings, now: float, *, cancelled: float = 0.0
+) -> Device:
+    """What a worker is to the clock. One that is starting draws when its first model is loaded and measured, which is
+    expected to take what it took the last time. costs: of its models."""
+    models, ready_s = set(worker.models), 0.0
+    if worker.state == "starting" and worker.started_at:
+        models.add(settings.default_model)
+        known = costs.get(settings.default_model, Costs()).load_s()
+        ready_s = max(0.0, worker.started_at + (known or settings.start_s) - now)
+    return Device(
+        costs=costs,
+        models=models,
+        cancelled=cancelled,
+        most_jobs=settings.jobs_at_once or MOST_JOBS,
+        ready_s=ready_s,
+    )
 
 
 def entry_of(new: NewJob, now: float) -> QueueEntry:

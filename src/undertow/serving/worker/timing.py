@@ -10,11 +10,11 @@ from undertow.attention.measurement import Machine
 from undertow.engine.events import WorkEvent
 from undertow.serving.clock.costs import Costs, Learner
 from undertow.serving.clock.finish_times import Device, finish_times
-from undertow.serving.clock.timetable import place_of
+from undertow.serving.clock.timetable import COMPUTING, device_of, place_of
 from undertow.serving.jobs import JobState
 from undertow.serving.schedule import MOST_JOBS, FairState, Running, most_rows, pick
 from undertow.serving.settings import ServerSettings
-from undertow.serving.store.records import QueueEntry
+from undertow.serving.store.records import QueueEntry, WorkerInfo
 from undertow.serving.store.store import Store
 
 SAVE_S = 10.0
@@ -31,7 +31,7 @@ class Timing:
 
     store: Store
     device: str
-    most_jobs: int | None = None
+    settings: ServerSettings = field(default_factory=ServerSettings)
     computing: str = ""
     """What `computing_of` says: costs are shared with workers that compute alike, and with no others."""
     state: FairState = field(default_factory=FairState)
@@ -61,15 +61,11 @@ class Timing:
 
     def schedule(self) -> Device:
         """This worker, as the schedule sees it."""
-        return Device(costs=self.costs, most_jobs=self._most_jobs)
+        return Device(costs=self.costs, most_jobs=self.settings.jobs_at_once or MOST_JOBS)
 
     @property
     def _place(self) -> tuple[str, str]:
         return self.device, self.computing
-
-    @property
-    def _most_jobs(self) -> int:
-        return MOST_JOBS if self.most_jobs is None else self.most_jobs
 
     def choose(self, waiting: Sequence[QueueEntry], running: Sequence[Running]) -> tuple[list[str], FairState]:
         """The jobs to be taken, and the fairness when they are. It is pure: a transaction may be run again."""
@@ -104,16 +100,15 @@ class Timing:
         entries = self.store.queue()
         for model in {entry.model for entry in entries}:
             self.of(model)
-        models = {name: one.models for name, one in workers.items()} or {worker: tuple(loaded)}
-        known = self._known({entry.model for entry in entries}, {place_of(one) for one in workers.values()})
-        devices = {
-            name: Device(
-                costs=known[place_of(workers[name]) if name in workers else self._place],
-                models=set(there),
-                most_jobs=self._most_jobs,
-            )
-            for name, there in models.items()
-        }
+        if not workers:
+            workers = {
+                worker: WorkerInfo(
+                    name=worker, device=self.device, pid=0, models=tuple(loaded), data={COMPUTING: self.computing}
+                )
+            }
+        models = {self.settings.default_model, *(entry.model for entry in entries)}
+        known = self._known(models, {place_of(one) for one in workers.values()})
+        devices = {name: device_of(one, known[place_of(one)], self.settings, now) for name, one in workers.items()}
         found = finish_times(entries, devices, now, self.state)
         took = time.monotonic() - started
         self._say_at = started + max(SAY_S, took / SAY_SHARE)

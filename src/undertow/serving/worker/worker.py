@@ -84,7 +84,7 @@ class Worker:
         self.timing = Timing(
             store=store,
             device=device,
-            most_jobs=settings.jobs_at_once,
+            settings=settings,
             computing=computing_of(settings, Machine.here(device)),
         )
         self.about = About(store=store, name=name, device=device, data=settings.data)
@@ -243,9 +243,8 @@ class Worker:
 
     def _ready(self, loaded: Loaded, seconds: float) -> None:
         """A model was loaded: from now on everything that it does is learned from."""
-        name = loaded.entry.name
+        name, arrived = loaded.entry.name, time.monotonic()
         costs = self.timing.of(name)
-        costs.learn("load", seconds=seconds)
         loaded.fault = fault_of(loaded)
         if loaded.fault:
             logger.error("%s draws no pictures: %s", name, loaded.fault)
@@ -253,6 +252,7 @@ class Worker:
         self.measures.loaded(loaded)
         lora = next((entry.path for entry in self.catalog.adapters(name) if entry.kind == "LoRA"), None)
         warm_up(loaded, costs, lora=lora)
+        costs.learn("load", seconds=seconds + time.monotonic() - arrived)  # until it draws for clients
         self.timing.save(now=True)
 
     def _collect_garbage(self, stop: threading.Event) -> None:
