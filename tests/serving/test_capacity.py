@@ -1,6 +1,7 @@
 """What a job is forecast to take: LoRA that slots have no room for are merged, of which copies are kept; rows of other
 jobs share its forwards."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from undertow.memory import weights
 from undertow.memory.families import family
 from undertow.memory.forecast import forecast
 from undertow.memory.machine import Machine
-from undertow.serving.capacity import Capacity
+from undertow.serving.capacity import Capacity, are_merged
 from undertow.serving.catalog.entries import AdapterEntry, ModelEntry
 from undertow.serving.catalog.reading import read_adapter
 from undertow.serving.settings import ServerSettings
@@ -59,6 +60,13 @@ def work_with(*loras: AdapterEntry, rows: int | None = 2, residency: str = "auto
 def test_those_that_slots_have_no_room_for_are_merged(loras, residency, merged):
     work = work_with(*loras, residency=residency)
     assert (work.merged, work.loras, work.adapter_bytes) == (merged, len(loras), len(loras) * 2**20)
+
+
+def test_what_another_adapter_asks_for_is_not_a_loras():
+    adapters = (Adapter(source="style"), Adapter(source="edges", image=Path("edges.png"), residency="merged"))
+    request = GenerationRequest(prompt="a cat", size=(64, 64), adapters=adapters)
+    assert not are_merged(request, [lora()])
+    assert are_merged(replace(request, adapters=(replace(adapters[0], residency="merged"),)), [lora()])
 
 
 def test_copies_of_merged_weights_are_counted():

@@ -148,7 +148,8 @@ def _merged(request: GenerationRequest, loras: Sequence[AdapterEntry]) -> dict[s
 
 def are_merged(request: GenerationRequest, loras: Sequence[AdapterEntry]) -> bool:
     """Whether LoRA that are named are added to the weights, and not in slots."""
-    asked = any(one.residency == "merged" for one in request.all_adapters)
+    names = {one.name for one in loras}
+    asked = any(one.residency == "merged" and one.source in names for one in request.all_adapters)
     large = any(one.rank is None or one.rank > RANK for one in loras)
     return bool(loras) and (asked or large or len(loras) > PER_ROW)
 
