@@ -188,7 +188,7 @@ def test_other_models_in_the_process_count(service, monkeypatch):
     """Here everything that the process holds but this model, since what every process takes is said to be nothing."""
     monkeypatch.setattr(keeping_memory, "PROCESS_BYTES", 0)
     smallest = service.plan(size=(32, 32), batch=2, steps=2, budget_bytes=1).smallest_bytes
-    with pytest.raises(OutOfMemory, match="of which other models take") as refusal:
+    with pytest.raises(OutOfMemory, match="of which what else is in memory takes") as refusal:
         service.run(ASKED, budget_bytes=smallest)
     assert refusal.value.needed_bytes > smallest + 2**26
 

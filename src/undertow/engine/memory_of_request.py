@@ -77,7 +77,7 @@ class MemoryOfRequest:
         self._forecast_bytes = found.process_bytes + besides
         if not found.fits and self._request.views is None:  # whose windows need less than the whole picture
             height, width = found.work.size
-            held = f", of which other models take {size_in_words(besides)}" if besides else ""
+            held = f", of which what else is in memory takes {size_in_words(besides)}" if besides else ""
             raise OutOfMemory(
                 f"a picture of {width}x{height}",
                 needed_bytes=found.smallest_bytes + besides,
