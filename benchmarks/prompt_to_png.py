@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 import undertow
+from recipes.arguments import count
 from undertow import UNetService
 from undertow.engine.saving import encoded
 
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="emoji-turbo")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--steps", default="1,2,4")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=count, default=1)
     parser.add_argument("--backend", default="eager")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -22,6 +22,7 @@ from urllib.request import urlopen
 
 from playwright.sync_api import Page, expect, sync_playwright
 
+from recipes.arguments import count
 from tests.page.conftest import CHROMIUM
 from tests.page.visit import Visit
 
@@ -106,7 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="emoji-turbo")
     parser.add_argument("--keys", default="8,20")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=count, default=2)
     parser.add_argument("--precision", default="f32", choices=("f32", "f16", "bf16"))
     parser.add_argument("--backend", default="eager")
     parser.add_argument("--address")

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import undertow
+from recipes.arguments import count
 from recipes.emoji.draw import SETTINGS
 from recipes.emoji.render import FONT, Glyphs
 from recipes.emoji.sections import find_section, section
@@ -41,7 +42,7 @@ def page_options(doc: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--prompts", type=int, default=100)
     parser.add_argument("--steps", type=int, default=SETTINGS.steps)
     parser.add_argument("--guidance", type=float, default=SETTINGS.guidance)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=count, default=torch.get_num_threads())
     parser.add_argument("--machine", default=platform.machine(), help="for the page")
     parser.add_argument("--font", type=Path, default=FONT)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
