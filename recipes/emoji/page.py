@@ -29,6 +29,7 @@ CURVES = {
     "text_to_image": "Text encoder and U-Net",
     "details": "The same, on less noise",
     "pairs": "The same, mostly on two emoji",
+    "polish": "The U-Net alone, on less noise",
 }
 
 

@@ -8,7 +8,9 @@ OUT/text_encoder/     stage 3: log.jsonl, loss.png, checkpoints/
 OUT/text_to_image/    stage 4: like stage 1
 OUT/details/          stage 4 goes on with less noise, if it began with more of it
 OUT/pairs/            stage 5: goes on with more pictures of two emoji
-OUT/decoder/          stage 6: the decoder learns from what the U-Net predicts
+OUT/polish/           the U-Net alone goes on with less noise
+OUT/redrawn.pt        stage 6: training pictures, drawn anew
+OUT/decoder/          the decoder learns from them
 OUT/model/            the pipeline in float16
 """
 
@@ -17,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import UInt8
@@ -33,7 +36,7 @@ from recipes.emoji.autoencoder import (
     vae_config,
 )
 from recipes.emoji.card import TEXT_TO_IMAGE, stage
-from recipes.emoji.decoder import train_decoder
+from recipes.emoji.decoder import Redrawn, redraw_pictures, train_decoder
 from recipes.emoji.draw import draw
 from recipes.emoji.editions import CRISP, FIRST, Edition
 from recipes.emoji.export import export
@@ -118,6 +121,8 @@ class EmojiRecipe:
     pairs: FitSettings = FitSettings(
         steps=900, batch_size=64, learning_rate=4e-4, warmup_steps=50, ema_decay=0.995, seed=1, checkpoint_every=150
     )
+    polish: FitSettings | None = None
+    redrawn: int = 8192
     decoder: FitSettings | None = None
 
     def vae(self) -> VAEConfig:
@@ -209,10 +214,22 @@ CRISP_RECIPE = EmojiRecipe(
         seed=1,
         checkpoint_every=100,
     ),
+    polish=FitSettings(
+        steps=3000,
+        batch_size=64,
+        learning_rate=3e-3,
+        optimizer="muon",
+        warmup_steps=50,
+        decay="cosine",
+        ema_decay=0.998,
+        seed=5,
+        checkpoint_every=250,
+    ),
+    redrawn=4096,
     decoder=FitSettings(
-        steps=400,
+        steps=1200,
         batch_size=16,
-        learning_rate=1e-3,
+        learning_rate=3e-3,
         optimizer="muon",
         warmup_steps=20,
         decay="cosine",
@@ -258,10 +275,11 @@ def train_emoji(
     data = _latents(out / "latents.pt", vae, recipe, glyphs, callbacks)
     model = _text_to_image(out, recipe, data, vae, callbacks)
     if recipe.decoder is not None:
+        redrawn = _redrawn(out / "redrawn.pt", model, vae, recipe, glyphs, callbacks)
         callbacks.on_stage("decoder", recipe.decoder.steps)
         vae = train_decoder(
             vae,
-            model,
+            redrawn,
             recipe.decoder,
             out / "decoder",
             glyphs,
@@ -274,6 +292,7 @@ def train_emoji(
         stage(TEXT_TO_IMAGE, model, recipe.text_to_image, out / "text_to_image"),
         *([stage("the same, on less noise", model, recipe.details, out / "details")] if recipe.details else []),
         stage("the same, mostly on two emoji", model, recipe.pairs, out / "pairs"),
+        *([stage("the U-Net alone, on less noise", model, recipe.polish, out / "polish")] if recipe.polish else []),
     )
     return export(model, vae, out / "tokenizer", out / "model", stages=stages)
 
@@ -327,11 +346,28 @@ def _latents(
     if not path.is_file():
         callbacks.on_stage("latents", recipe.pictures)
         data = cache_latents(vae, recipe.pictures, glyphs, edition=recipe.edition, on_pictures=callbacks.on_count)
-        draft = path.with_suffix(".part")
-        torch.save({"latents": data.latents, "captions": list(data.captions)}, draft)
-        draft.rename(path)
+        _save({"latents": data.latents, "captions": list(data.captions)}, path)
     stored = torch.load(path, weights_only=True)
     return CachedLatents(latents=stored["latents"], captions=tuple(stored["captions"]))
+
+
+def _redrawn(
+    path: Path, model: TextToImage, vae: AutoencoderKL, recipe: EmojiRecipe, glyphs: Glyphs, callbacks: Callbacks
+) -> Redrawn:
+    if not path.is_file():
+        callbacks.on_stage("redrawn", recipe.redrawn)
+        count, edition = recipe.redrawn, recipe.edition
+        found = redraw_pictures(model, vae, count, glyphs, edition=edition, on_pictures=callbacks.on_count)
+        _save({"pictures": found.pictures, "latents": found.latents}, path)
+    stored = torch.load(path, weights_only=True)
+    return Redrawn(pictures=stored["pictures"], latents=stored["latents"])
+
+
+def _save(what: dict[str, Any], path: Path) -> None:
+    """As a whole, or not at all."""
+    draft = path.with_suffix(".part")
+    torch.save(what, draft)
+    draft.rename(path)
 
 
 def _text_to_image(
@@ -357,6 +393,7 @@ def _text_to_image(
         ("text_to_image", recipe.text_to_image, data, recipe.objective),
         ("details", recipe.details, data, recipe.detail_objective),
         ("pairs", recipe.pairs, data.mostly_pairs(), recipe.pair_objective),
+        ("polish", recipe.polish, data, recipe.detail_objective),
     ):
         if settings is None:
             continue
@@ -369,6 +406,7 @@ def _text_to_image(
             out / name,
             edition=recipe.edition,
             objective=objective,
+            text_learns=name != "polish",  # adapters of the text encoder, and whatever has learned its words, stay good
             asked=None if weight is None else asked_beside(model.text, recipe.edition.mix, weight),
             on_record=callbacks.on_record,
             on_checkpoint=partial(show, folder=out / name),
@@ -384,6 +422,7 @@ def quick(recipe: EmojiRecipe) -> EmojiRecipe:
         autoencoder=replace(recipe.autoencoder, steps=1600),
         text_to_image=replace(recipe.text_to_image, steps=2000),
         details=None,
+        polish=None,
         pairs=replace(recipe.pairs, steps=300),
         decoder=None,
     )

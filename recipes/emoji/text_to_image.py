@@ -158,12 +158,15 @@ def train_text_to_image(
     *,
     edition: Edition = FIRST,
     objective: Objective = OBJECTIVE,
+    text_learns: bool = True,
     asked: Asked | None = None,
     on_record: Callable[[StepRecord], None] = lambda record: None,
     on_checkpoint: Callable[[Progress], None] = lambda progress: None,
 ) -> TextToImage:
-    """The trained networks, averaged. asked: of the text encoder of `model`, at each step."""
-    model.requires_grad_(True)  # an average that an earlier stage gave is frozen
+    """The trained networks, averaged. text_learns: or the U-Net alone. asked: of the text encoder of `model`, at each
+    step."""
+    model.unet.requires_grad_(True)  # an average that an earlier stage gave is frozen
+    model.text.requires_grad_(text_learns)
     encode = lru_cache(maxsize=None)(lambda caption: token_ids(caption, model.text.tokenizer))
 
     def batch_at(step: int) -> tuple[Example, Tensor, list[str]]:
@@ -187,6 +190,7 @@ def train_text_to_image(
         "pictures": len(data),
         "edition": repr(edition),
         "objective": repr(objective),
+        **({} if text_learns else {"text_learns": False}),
         **({} if asked is None else {"asked": asked.weight}),
     }
     module = model if asked is None else nn.ModuleList([model, asked.reader])

@@ -20,7 +20,7 @@ from undertow.engine.evaluation import Network
 from undertow.engine.layout import Layout
 from undertow.engine.limits import BatchLimits
 from undertow.engine.parts import StepForecast
-from undertow.engine.passes import Composition, FromNoise, Latents, Pass
+from undertow.engine.passes import Composition, FromNoise, FromPicture, Latents, Pass
 from undertow.errors import InvalidInput
 from undertow.sampling.catalogue import canonical_name, find_sampler
 from undertow.unet.conditioning import Conditioning
@@ -57,10 +57,13 @@ class DirectModel:
         seeds: Sequence[int],
         settings: SamplingSettings,
         *,
+        over: Sequence[Latents] | None = None,
+        first_step: int = 0,
         batch_size: int = 100,
     ) -> Iterator[list[Latents]]:
         """Latents of one picture for each conditioning (of one row) and seed, a batch at a time. A picture depends on
-        its own seed, not on its neighbors. unconditional: the same for all; `None` where guidance is off.
+        its own seed, not on its neighbors. unconditional: the same for all; `None` where guidance is off. over: latents
+        that noise is put over at first, as much as is left at the beginning of `first_step`.
 
         Errors: `InvalidInput` for an unknown sampler or schedule, and for guidance without `unconditional`; before any
         work.
@@ -74,7 +77,7 @@ class DirectModel:
             levels=self.schedule,
             grid=partial(sigma_grid, settings.schedule, self.schedule),
         )
-        sigmas = sampler.grid(settings.steps)
+        sigmas = sampler.grid(settings.steps)[first_step:]
         network = Network(
             unet=self.unet,
             preconditioning=Preconditioning(
@@ -84,11 +87,11 @@ class DirectModel:
         )
         guidance = Guidance(methods=(ClassifierFree(scale=settings.guidance),))
 
-        def run(conditioning: Conditioning, seed: int) -> DenoisingRun:
+        def run(conditioning: Conditioning, seed: int, start: FromNoise | FromPicture) -> DenoisingRun:
             branches = Branches(conditional=((conditioning, 1.0),), unconditional=unconditional)
             one = Pass(
                 network=network,
-                start=FromNoise(),
+                start=start,
                 sampler=sampler,
                 sigmas=sigmas,
                 branches=[branches] * max(1, len(sigmas) - 1),
@@ -99,7 +102,8 @@ class DirectModel:
             )
             return DenoisingRun(seed=seed, passes=[one])
 
-        runs = [run(conditioning, seed) for conditioning, seed in zip(conditional, seeds, strict=True)]
+        starts = [FromNoise()] * len(seeds) if over is None else [FromPicture(latents=latents) for latents in over]
+        runs = [run(*each) for each in zip(conditional, seeds, starts, strict=True)]
         limits = BatchLimits(rows=batch_size if settings.guidance == 1 else 2 * batch_size)
         return (_denoise(runs[start : start + batch_size], limits) for start in range(0, len(runs), batch_size))
 

@@ -54,7 +54,7 @@ def service(run):
 
 def test_the_run_leaves_logs_curves_sheets_and_the_figure_of_the_autoencoder(run):
     out, _ = run
-    for stage in ("autoencoder", "text_to_image", "details", "pairs", "decoder"):
+    for stage in ("autoencoder", "text_to_image", "details", "pairs", "polish", "decoder"):
         assert (out / stage / "loss.png").is_file()
         assert [path.name for path in sorted((out / stage / "samples").iterdir())] == [
             "step-000002.png",

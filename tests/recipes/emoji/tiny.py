@@ -38,6 +38,8 @@ TINY = EmojiRecipe(
     asked_of_pairs=0.05,
     details=replace(SETTINGS, batch_size=8, seed=2),
     pairs=replace(SETTINGS, batch_size=8),
+    polish=replace(SETTINGS, batch_size=8, seed=4),
+    redrawn=8,
     decoder=SETTINGS,
 )
 
