@@ -115,6 +115,6 @@ On two processor cores, in bfloat16; reproduced by `{training_command(stages, ed
 - It knows the words of its captions and no others (`words.json`); `undertow generate` names those it does not know.
 - English Unicode names, so "automobile" and not "car", "honeybee" and not "bee".
 - One emoji, or {several}; {fewest_never_trained} or more, sizes but {size} and other relations were never trained.
-- Fine detail is less than {edition.side} pixels could show: shapes are a little off, and what is thin, as the wheels of a
-  bicycle, breaks up.
+- Fine detail is less than {edition.side} pixels could show: shapes are a little off, and what is thin, as the wheels
+  of a bicycle, breaks up.
 """
