@@ -19,6 +19,7 @@ from recipes.emoji.autoencoder import change_looks, scenes_at
 from recipes.emoji.critic import Critic, balanced
 from recipes.emoji.draw import SETTINGS, redraw
 from recipes.emoji.editions import Edition
+from recipes.emoji.folders import save_whole
 from recipes.emoji.render import Glyphs
 from recipes.emoji.scenes import spoken
 from recipes.emoji.text_to_image import TextToImage
@@ -82,6 +83,23 @@ def redraw_pictures(
         pictures.append(rendered)
         on_pictures(seeds.stop)
     return Redrawn(pictures=torch.cat(pictures), latents=torch.cat(latents))
+
+
+def redrawn_in(
+    path: Path,
+    model: TextToImage,
+    vae: AutoencoderKL,
+    count: int,
+    glyphs: Glyphs,
+    *,
+    edition: Edition,
+    on_pictures: Callable[[int], None] = lambda count: None,
+) -> Redrawn:
+    """What `redraw_pictures` wrote to a file; where nothing lies there, they are drawn and written first."""
+    if not path.is_file():
+        found = redraw_pictures(model, vae, count, glyphs, edition=edition, on_pictures=on_pictures)
+        save_whole({"pictures": found.pictures, "latents": found.latents}, path)
+    return Redrawn(**torch.load(path, weights_only=True))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,9 +1,11 @@
-"""Folders of pictures with captions, as `undertow train` reads them."""
+"""What recipes write: folders of pictures with captions, as `undertow train` reads them, and tensors between stages."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
@@ -25,3 +27,10 @@ def write_pictures(pictures: UInt8[Tensor, "count 3 side side"], folder: Path) -
     for picture, name in zip(pictures, names, strict=True):
         save_picture(picture, folder / name)
     return names
+
+
+def save_whole(what: Mapping[str, Any], path: Path) -> None:
+    """Writes what `torch.load` reads, as a whole or not at all."""
+    draft = path.with_suffix(".part")
+    torch.save(dict(what), draft)
+    draft.rename(path)

@@ -19,7 +19,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import UInt8
@@ -36,10 +35,11 @@ from recipes.emoji.autoencoder import (
     vae_config,
 )
 from recipes.emoji.card import TEXT_TO_IMAGE, stage
-from recipes.emoji.decoder import Redrawn, redraw_pictures, train_decoder
+from recipes.emoji.decoder import redrawn_in, train_decoder
 from recipes.emoji.draw import draw
 from recipes.emoji.editions import CRISP, FIRST, Edition
 from recipes.emoji.export import export
+from recipes.emoji.folders import save_whole
 from recipes.emoji.render import FONT, Glyphs
 from recipes.emoji.text_encoder import asked_beside, train_text_encoder
 from recipes.emoji.text_to_image import (
@@ -275,7 +275,16 @@ def train_emoji(
     data = _latents(out / "latents.pt", vae, recipe, glyphs, callbacks)
     model = _text_to_image(out, recipe, data, vae, callbacks)
     if recipe.decoder is not None:
-        redrawn = _redrawn(out / "redrawn.pt", model, vae, recipe, glyphs, callbacks)
+        callbacks.on_stage("redrawn", recipe.redrawn)
+        redrawn = redrawn_in(
+            out / "redrawn.pt",
+            model,
+            vae,
+            recipe.redrawn,
+            glyphs,
+            edition=recipe.edition,
+            on_pictures=callbacks.on_count,
+        )
         callbacks.on_stage("decoder", recipe.decoder.steps)
         vae = train_decoder(
             vae,
@@ -346,28 +355,9 @@ def _latents(
     if not path.is_file():
         callbacks.on_stage("latents", recipe.pictures)
         data = cache_latents(vae, recipe.pictures, glyphs, edition=recipe.edition, on_pictures=callbacks.on_count)
-        _save({"latents": data.latents, "captions": list(data.captions)}, path)
+        save_whole({"latents": data.latents, "captions": list(data.captions)}, path)
     stored = torch.load(path, weights_only=True)
     return CachedLatents(latents=stored["latents"], captions=tuple(stored["captions"]))
-
-
-def _redrawn(
-    path: Path, model: TextToImage, vae: AutoencoderKL, recipe: EmojiRecipe, glyphs: Glyphs, callbacks: Callbacks
-) -> Redrawn:
-    if not path.is_file():
-        callbacks.on_stage("redrawn", recipe.redrawn)
-        count, edition = recipe.redrawn, recipe.edition
-        found = redraw_pictures(model, vae, count, glyphs, edition=edition, on_pictures=callbacks.on_count)
-        _save({"pictures": found.pictures, "latents": found.latents}, path)
-    stored = torch.load(path, weights_only=True)
-    return Redrawn(pictures=stored["pictures"], latents=stored["latents"])
-
-
-def _save(what: dict[str, Any], path: Path) -> None:
-    """As a whole, or not at all."""
-    draft = path.with_suffix(".part")
-    torch.save(what, draft)
-    draft.rename(path)
 
 
 def _text_to_image(

@@ -2,6 +2,8 @@
 
 OUT/guided/         guidance distillation: log.jsonl, loss.png, checkpoints/, model/
 OUT/autoencoder/    an autoencoder of fewer channels: the same, without a model
+OUT/redrawn.pt      training pictures, as the teacher draws them
+OUT/decoder/        the decoder of fewer channels learns from them: like OUT/autoencoder
 OUT/turbo/          consistency tuning, from OUT/guided/model: the same, and turbo/model is what ships
 """
 
@@ -12,11 +14,12 @@ from random import Random
 
 import torch
 
+from recipes.emoji.decoder import redrawn_in, train_decoder
 from recipes.emoji.editions import Edition
 from recipes.emoji.narrow_autoencoder import train_narrow_autoencoder
 from recipes.emoji.render import Glyphs
 from recipes.emoji.scenes import spoken
-from recipes.emoji.text_to_image import with_unknown_word
+from recipes.emoji.text_to_image import TextToImage, with_unknown_word
 from undertow.checkpoints.read.model_loading import load_model
 from undertow.training.captioned import CaptionedPictures, Crop
 from undertow.training.consistency import Tightening
@@ -75,6 +78,18 @@ class TurboRecipe:
         ema_decay=0.99,
         checkpoint_every=100,
     )
+    redrawn: int = 4096
+    decoder: FitSettings = FitSettings(
+        steps=500,
+        batch_size=16,
+        learning_rate=3e-3,
+        optimizer="muon",
+        warmup_steps=20,
+        decay="cosine",
+        ema_decay=0.98,
+        seed=3,
+        checkpoint_every=50,
+    )
 
 
 def train_turbo(
@@ -86,6 +101,7 @@ def train_turbo(
     *,
     on_stage: Callable[[str, int], None] = lambda name, total: None,
     on_record: Callable[[StepRecord], None] = lambda record: None,
+    on_count: Callable[[int], None] = lambda count: None,
 ) -> Path:
     """Runs what is not done yet and returns the folder of the finished model. teacher: a pipeline folder. Errors: those
     of `train_distilled`, and `DataError` for the font."""
@@ -100,9 +116,20 @@ def train_turbo(
         return trained if trained.is_dir() else write_distilled(student, loaded, settings.method, trained, vae)
 
     guided = distilled("guided", recipe.guidance, teacher)
+    loaded = load_model(teacher, dtype=torch.float32, channels_last=True)
+    on_stage("redrawn", recipe.redrawn)
+    redrawn = redrawn_in(
+        out / "redrawn.pt",
+        TextToImage(loaded.require_text().encoders[0], loaded.require_unet()),
+        loaded.require_vae(),
+        recipe.redrawn,
+        glyphs,
+        edition=edition,
+        on_pictures=on_count,
+    )
     on_stage("autoencoder", recipe.autoencoder.steps)
     vae = train_narrow_autoencoder(
-        load_model(teacher, dtype=torch.float32, channels_last=True).require_vae(),
+        loaded.require_vae(),
         recipe.narrower,
         recipe.autoencoder,
         out / "autoencoder",
@@ -110,6 +137,8 @@ def train_turbo(
         edition=edition,
         on_record=on_record,
     )
+    on_stage("decoder", recipe.decoder.steps)
+    vae = train_decoder(vae, redrawn, recipe.decoder, out / "decoder", glyphs, edition=edition, on_record=on_record)
     return distilled("turbo", recipe.tuning, guided, vae)
 
 

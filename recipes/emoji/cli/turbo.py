@@ -39,7 +39,14 @@ def turbo(
     with stages_shown(console) as shown:
         glyphs = Glyphs(FONT if font is None else font)
         trained = train_turbo(
-            folder, out, TurboRecipe(), edition, glyphs, on_stage=shown.on_stage, on_record=shown.on_record
+            folder,
+            out,
+            TurboRecipe(),
+            edition,
+            glyphs,
+            on_stage=shown.on_stage,
+            on_record=shown.on_record,
+            on_count=shown.on_count,
         )
     console.print(f"trained: {trained}", soft_wrap=True)
     line = f'undertow generate --model {trained} --steps 4 --guidance 1 "red apple on white background"'

@@ -27,6 +27,8 @@ RECIPE = replace(
     tuning=replace(RECIPE.tuning, fit=replace(SETTINGS, steps=2)),
     narrower=1,  # the tiny one has no channels to spare
     autoencoder=replace(SETTINGS, steps=2),
+    redrawn=4,
+    decoder=replace(SETTINGS, steps=2),
 )
 
 
@@ -36,7 +38,7 @@ def test_guidance_is_distilled_and_the_student_tuned(tmp_path, monkeypatch, caps
     model = train_turbo(
         trained_run() / "model", tmp_path, RECIPE, FIRST, drawn_glyphs(), on_stage=lambda name, _: stages.append(name)
     )
-    assert (stages, model) == (["guided", "autoencoder", "turbo"], tmp_path / "turbo" / "model")
+    assert (stages, model) == (["guided", "redrawn", "autoencoder", "decoder", "turbo"], tmp_path / "turbo" / "model")
     service = undertow.load(model)
     assert service.model.sampler.sampler == "lcm"
     assert service.model.text.vocabulary is not None, "it still names words that it does not know"
