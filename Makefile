@@ -173,7 +173,7 @@ $(LITSERVE): | $(INSTALLED)
 	$(PIP) install --quiet --constraint constraints.txt --target $@ litserve
 
 bench-openvino: $(INSTALLED)  ## Time the U-Net beside OpenVINO's of the same weights
-	$(ONE_THREAD) PYTHONPATH=. $(BIN)/python benchmarks/unet.py --mode openvino
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.unet --mode openvino
 
 load: $(INSTALLED) $(LITSERVE)  ## Ask a running service for unlike pictures, at loads up to 1.5 of its capacity: docs/results/serving.md
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.serving.load --page docs/results/serving.md

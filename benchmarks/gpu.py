@@ -30,7 +30,8 @@ from torch import Tensor
 
 import undertow
 from benchmarks import cuda_memory
-from benchmarks.lib.gpu_networks import (
+from benchmarks.lib.memory_cases import NARROW
+from benchmarks.lib.peer_networks import (
     diffusers_network,
     in_type,
     ours_by,
@@ -38,7 +39,6 @@ from benchmarks.lib.gpu_networks import (
     theirs_by,
     undertow_network,
 )
-from benchmarks.lib.memory_cases import NARROW
 from benchmarks.lib.timing import interleaved_medians
 from benchmarks.lora import PLAIN, random_lora, undertow_runs
 from undertow import Adapter, GenerationRequest, UNetConfig

@@ -52,29 +52,38 @@ def random_inputs(config: UNetConfig, rows: int, cells: int, device: torch.devic
     )
 
 
-def diffusers_network(config: UNetConfig, device: torch.device) -> nn.Module:
-    """diffusers' network in float32, with weights of an ordinary size."""
+def diffusers_network(config: UNetConfig, device: torch.device, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """diffusers' network, with weights of an ordinary size."""
     kind = UNet2DModel if config.context_dim is None else UNet2DConditionModel
+    diffusers.utils.logging.set_verbosity_error()  # of layers that should stay float32: there are none
     torch.manual_seed(0)
-    with torch.device(device):
-        network = kind.from_config(config_to_diffusers(config)).eval().requires_grad_(False)
+    with torch.device("meta"):
+        network = kind.from_config(config_to_diffusers(config))
+    network = network.to(dtype).to_empty(device=device).eval().requires_grad_(False)
     for parameter in network.parameters():
         parameter.data.normal_(std=0.1 if parameter.ndim < 2 else parameter[0].numel() ** -0.5)
     return network
 
 
-def undertow_network(config: UNetConfig, theirs: nn.Module) -> UNet:
-    """Ours in channels-last memory, with copies of their weights."""
+def undertow_network(config: UNetConfig, theirs: nn.Module, share: bool = False) -> UNet:
+    """Ours in channels-last memory, with copies of their weights, or with theirs where they lie so."""
     with torch.device("meta"):
         network = UNet(config)
-    weights = {name: tensor.clone() for name, tensor in theirs.state_dict().items()}
+    weights = {name: tensor if share else tensor.clone() for name, tensor in theirs.state_dict().items()}
     network.load_state_dict(weights, assign=True)
     return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
+def contiguous(theirs: nn.Module) -> nn.Module:
+    """diffusers' network with its channels first; what lies so already is shared."""
+    with torch.device("meta"):
+        network = type(theirs).from_config(theirs.config)
+    network.load_state_dict({name: tensor.contiguous() for name, tensor in theirs.state_dict().items()}, assign=True)
+    return network.eval().requires_grad_(False)
+
+
 def in_type(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     """A copy in another type."""
-    diffusers.utils.logging.set_verbosity_error()  # of layers that should stay float32: there are none
     return copy.deepcopy(network).to(dtype)
 
 
