@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--model", default="emoji", help="base model, for the commands")
     parser.add_argument("--pictures", type=count, default=4096, help="of each kind")
     parser.add_argument("--vision-steps", type=count, default=VISION.steps)
-    parser.add_argument("--steps", type=count, default=1000, help="of the commands")
+    parser.add_argument("--steps", type=count, default=2000, help="of the commands")
     parser.add_argument("--ship", type=Path, help="folder for what was trained, with cards")
     add_threads(parser)
     parser.add_argument("--font", type=Path, default=FONT)

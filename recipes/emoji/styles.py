@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from recipes.emoji.recognize import border_color
-from recipes.emoji.render import to_bytes
+from recipes.emoji.render import SIDE, to_bytes
 
 Scenes = UInt8[Tensor, "count 3 height width"]
 
@@ -20,13 +20,13 @@ INK = (24, 24, 32)
 """The color of lines, sRGB."""
 
 FAINT, STRONG = 0.05, 0.18
-"""Gradients, in shares of full contrast a pixel, that leave no line, and a line of full ink."""
+"""Gradients, in shares of full contrast a pixel of the first edition, that leave no line, and a line of full ink."""
 
 TINT = 0.5
 """How much of an emoji's colors stays between its lines."""
 
 THIN = 5
-"""Pixels: darker things that are narrower are lines."""
+"""Pixels of the first edition: darker things that are narrower are lines."""
 
 TILES = 16
 """Of a mosaic, across a picture of either edition."""
@@ -35,10 +35,12 @@ TINY = 1e-6
 """In the place of 0, for pictures of nothing but background."""
 
 
-def line_drawing(pictures: Scenes, side: int | None = None) -> Scenes:  # noqa: ARG001
-    """Dark lines where the picture changes, and its colors, paler, between them. side: no matter, lines are of one
-    width in all pictures."""
-    strength = ((_gradient(pictures) - FAINT) / (STRONG - FAINT)).clamp(0, 1)[:, None]
+def line_drawing(pictures: Scenes, side: int | None = None) -> Scenes:
+    """Dark lines where the picture changes, and its colors, paler, between them. side: of the whole pictures, of which
+    these may be parts; lines are as wide as in the first edition, a share of it."""
+    coarse = F.avg_pool2d(pictures.float(), _factor(side or pictures.shape[-1]))
+    strength = ((_gradient(coarse) - FAINT) / (STRONG - FAINT)).clamp(0, 1)[:, None]
+    strength = F.interpolate(strength, size=pictures.shape[2:], mode="bilinear")
     tinted = torch.lerp(_paper(pictures), pictures / 255, TINT)
     return to_bytes(torch.lerp(tinted, _ink(), strength))
 
@@ -59,9 +61,9 @@ def line_share(pictures: Scenes) -> Float[Tensor, "count"]:
     Serra 1982), faint ones aside; the rest is what the picture without them differs by.
     """
     values = pictures / 255
-    light = values.mean(1, keepdim=True)
-    around = F.max_pool2d(light, THIN, stride=1, padding=THIN // 2)
-    lines = (-F.max_pool2d(-around, THIN, stride=1, padding=THIN // 2) - light - FAINT).clamp(min=0)
+    light, reach = values.mean(1, keepdim=True), THIN // 2 * _factor(pictures.shape[-1])
+    around = F.max_pool2d(light, 2 * reach + 1, stride=1, padding=reach)
+    lines = (-F.max_pool2d(-around, 2 * reach + 1, stride=1, padding=reach) - light - FAINT).clamp(min=0)
     inked, rest = lines.sum((1, 2, 3)), (values + lines - _paper(pictures)).abs().mean(1).sum((1, 2))
     return inked / (inked + rest).clamp(min=TINY)
 
@@ -105,7 +107,12 @@ def separation(styled: Float[Tensor, "styled"], plain: Float[Tensor, "plain"]) -
     return float((larger + 0.5 * equal).mean())
 
 
-def _gradient(pictures: Scenes) -> Float[Tensor, "count height width"]:
+def _factor(side: int) -> int:
+    """How many pixels of a picture one of the first edition is, along each axis."""
+    return max(1, side // SIDE)
+
+
+def _gradient(pictures: Float[Tensor, "count 3 height width"]) -> Float[Tensor, "count height width"]:
     """Length of the gradient in shares of full contrast a pixel, of the channel where it is longest (Sobel)."""
     column = torch.tensor([1.0, 2.0, 1.0]) / 4
     row = torch.tensor([-1.0, 0.0, 1.0]) / 2

@@ -5,7 +5,7 @@ from random import Random
 import pytest
 import torch
 
-from recipes.emoji.recognize import background, recognize
+from recipes.emoji.recognize import background, recognize, reduced
 from recipes.emoji.render import ON_CELLS, Glyphs, draw_places, render
 from recipes.emoji.scenes import draw_training_scene
 from recipes.emoji.styles import INK, STYLES, TILES, line_drawing, mosaic, separation
@@ -43,6 +43,14 @@ def noisy(pictures):
     return (pictures + 12 * noise).round().clamp(0, 255).to(torch.uint8)
 
 
+def twice(pictures):
+    return pictures.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+
+def mean_difference(one, other):
+    return float((one.float() - other.float()).abs().mean())
+
+
 @pytest.mark.parametrize("name", STYLES)
 def test_a_statistic_tells_its_style_from_the_others(plain, name):
     style, pictures = STYLES[name], plain[1]
@@ -78,6 +86,22 @@ def test_lines_are_ink_and_stand_at_edges_of_paler_colors():
     assert drawn[:, 8, 4].tolist() == list(INK)
     assert drawn[:, 8, 3].tolist() == list(INK)
     assert line_drawing(picture[:, :, :4, :4])[0].eq(200).all(), "a plain picture has no lines"
+
+
+@pytest.mark.parametrize("name", STYLES)
+def test_a_style_looks_the_same_in_pictures_twice_as_large(name):
+    style, pictures = STYLES[name], drawn_scenes(drawn_glyphs())[1]
+    small, large = style.apply(pictures), style.apply(twice(pictures))
+    assert mean_difference(reduced(large), small) < mean_difference(small, pictures) / 4
+    assert separation(style.statistic(large), style.statistic(twice(pictures))) >= LEAST_SEPARATION
+
+
+def test_parts_of_a_picture_have_lines_of_its_own_width():
+    picture = torch.full((1, 3, 128, 128), 200, dtype=torch.uint8)
+    picture[:, :, 40:88, 40:88] = 20
+    part = slice(24, 104)
+    assert line_drawing(picture[..., part, part], 128).equal(line_drawing(picture)[..., part, part])
+    assert not line_drawing(picture[..., part, part], 64).equal(line_drawing(picture)[..., part, part])
 
 
 def test_tiles_are_of_one_color_the_mean_of_what_they_cover(plain):
