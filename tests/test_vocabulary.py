@@ -98,6 +98,24 @@ def test_it_travels_in_the_model_folder(tmp_path):
     assert read_vocabulary(tmp_path) == VOCABULARY
 
 
+def test_a_file_that_says_nothing_of_it_places_two(tmp_path):
+    write_vocabulary(replace(VOCABULARY, together=3), tmp_path)
+    content = json.loads((tmp_path / "words.json").read_text())
+    assert content.pop("together") == 3
+    assert read_vocabulary(tmp_path) == replace(VOCABULARY, together=3)
+    (tmp_path / "words.json").write_text(json.dumps(content))
+    assert read_vocabulary(tmp_path) == VOCABULARY
+
+
+@pytest.mark.parametrize("together", ["3", 1, 2.5, True, None])
+def test_a_damaged_number_is_refused(tmp_path, together):
+    write_vocabulary(VOCABULARY, tmp_path)
+    content = json.loads((tmp_path / "words.json").read_text())
+    (tmp_path / "words.json").write_text(json.dumps(content | {"together": together}))
+    with pytest.raises(CorruptFile, match=r"words\.json.*together is .*, not a whole number of at least 2"):
+        read_vocabulary(tmp_path)
+
+
 @pytest.mark.parametrize("change", [{"words": "red"}, {"emoji": [1]}, {"colors": None}])
 def test_a_damaged_file_is_refused(tmp_path, change):
     write_vocabulary(VOCABULARY, tmp_path)
@@ -184,6 +202,28 @@ def test_things_are_told_by_names_and_nouns(text, things):
 def test_what_cannot_be_placed_is_told(stack, text, told):
     note = "this model draws one thing, or two with left of or below between their names, as in 'red apple"
     assert any(one.startswith(note) for one in stack.encode(text).notes) == told
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("red apple left of honeybee left of bear face on blue", False),
+        ("red apple left of honeybee on blue", False),
+        ("red apple left of honeybee below bear face", True),
+        ("red apple left of honeybee and bear face", True),
+        ("red apple left of honeybee left of bear face left of green apple", True),
+    ],
+)
+def test_a_model_that_learned_three_things_places_three(text, told):
+    note = replace(VOCABULARY, together=3).placement_note(text)
+    assert (note is not None) == told
+    if note:
+        assert "one thing, or two or three with left of or below between their names, the same each time, as" in note
+
+
+def test_the_embedded_model_places_three():
+    known = read_vocabulary(embedded_models()["emoji"])
+    assert known.placement_note("red apple left of dog face left of rocket on blue background") is None
 
 
 def test_things_that_are_named_again_are_told_once():

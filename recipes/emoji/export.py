@@ -40,8 +40,9 @@ def export(model: TextToImage, vae: AutoencoderKL, tokenizer: Path, folder: Path
     )
     write_folder(pipeline, folder)
     _add_offset(folder / SCHEDULER)
-    write_vocabulary(vocabulary(), folder)
-    write_card(folder, stages, edition_of(vae.config.sample_size))
+    edition = edition_of(vae.config.sample_size)
+    write_vocabulary(vocabulary(edition.mix), folder)
+    write_card(folder, stages, edition)
     return folder
 
 

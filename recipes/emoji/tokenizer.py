@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from recipes.emoji.names import COLORS, EMOJI
-from recipes.emoji.scenes import RELATIONS
+from recipes.emoji.scenes import RELATIONS, Mix
 from undertow.encoders.learn_tokenizer import learn_tokenizer
 from undertow.vocabulary import Vocabulary
 
@@ -17,9 +17,10 @@ def known_words() -> tuple[str, ...]:
     return tuple(sorted({word for text in texts for word in text.split()}))
 
 
-def vocabulary() -> Vocabulary:
-    """What travels with the model, so that it can name words that it does not know."""
-    return Vocabulary(words=known_words(), emoji=EMOJI, colors=tuple(COLORS), relations=RELATIONS)
+def vocabulary(mix: Mix) -> Vocabulary:
+    """What travels with the model, so that it can name words that it does not know. mix: of its training scenes."""
+    together = 3 if mix.triples else 2
+    return Vocabulary(words=known_words(), emoji=EMOJI, colors=tuple(COLORS), relations=RELATIONS, together=together)
 
 
 def save_tokenizer(folder: Path) -> None:

@@ -32,12 +32,14 @@ _WORD = re.compile(r"[^\W_]+")
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
     """What a model can be asked for. words: all that its captions had; the rest by their roles: the names of what it
-    draws, the colors it puts behind them, and how two of them stand to each other."""
+    draws, the colors it puts behind them, and how two of them stand to each other. together: how many things at most
+    its captions named, each in the same relation to the next."""
 
     words: tuple[str, ...]
     emoji: tuple[str, ...]
     colors: tuple[str, ...]
     relations: tuple[str, ...]
+    together: int = 2
 
     def unknown(self, texts: Iterable[str], known: Collection[str] = ()) -> list[str]:
         """The words that training never had, in their order, each once. known: names that have a meaning all the same,
@@ -93,15 +95,28 @@ class Vocabulary:
     def placement_note(self, text: str) -> str | None:
         """A sentence for a text that names more than this model can place, or does not say where; else `None`."""
         things = self.things(text)
-        related = any(f" {relation} " in f" {' '.join(_words(text))} " for relation in self.relations)
-        if len(things) < 2 or (len(things) == 2 and related) or not self.relations:
+        if len(things) < 2 or not self.relations or self._are_placed(things, text):
             return None
         named = list(dict.fromkeys(things))
         shown = ", ".join(named[:NAMES_SHOWN]) + (", ..." if len(named) > NAMES_SHOWN else "")
         return (
-            f"this model draws one thing, or two with {_listed(self.relations)} between their names, as in "
+            f"this model draws one thing, or {self.placing}, as in "
             f"'{things[0]} {self.relations[0]} {things[1]}'; of {shown} it may draw only one"
         )
+
+    @property
+    def placing(self) -> str:
+        """How several things are asked for, for example "two or three with left of or below between their names, the
+        same each time"."""
+        several = {2: "two", 3: "two or three"}.get(self.together, f"two to {self.together}")
+        same = ", the same each time" if self.together > 2 else ""
+        return f"{several} with {_listed(self.relations)} between their names{same}"
+
+    def _are_placed(self, things: Sequence[str], text: str) -> bool:
+        """Whether a caption could have named these things, with the relations of this text."""
+        said = f" {' '.join(_words(text))} "
+        counts = [count for relation in self.relations if (count := said.count(f" {relation} "))]
+        return len(things) <= self.together and len(counts) == 1 and counts[0] >= len(things) - 1
 
     def _name_at(self, said: Sequence[str], position: int) -> int:
         """How many words the name of an emoji takes at this place; 0 where none begins."""

@@ -13,7 +13,8 @@ def test_all_that_the_embedded_model_knows(monkeypatch, capsys):
     assert "draws 106:" in shown
     assert "\U0001f34e red apple" in shown
     assert "on the backgrounds white, gray, red, yellow, green, blue, purple, pink" in shown
-    assert "left of, right of, above, below" in shown
+    joined = " ".join(shown.split())
+    assert "two or three with left of, right of, above or below between their names, the same each time" in joined
     assert 'undertow generate "red apple left of green apple on white background"' in shown
     assert max(map(len, shown.splitlines())) <= 80
 

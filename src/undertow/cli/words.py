@@ -33,7 +33,7 @@ def words(
         return
     console.print(f"on the backgrounds {', '.join(vocabulary.colors)}")
     if vocabulary.relations:
-        console.print(f"two of them with {', '.join(vocabulary.relations)} between their names")
+        console.print(vocabulary.placing)
     first, second = (*names, *names)[:2]
     related = f" {vocabulary.relations[0]} {second}" if vocabulary.relations else ""
     background = f" on {vocabulary.colors[0]} background" if vocabulary.colors else ""

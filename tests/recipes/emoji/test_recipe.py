@@ -14,6 +14,7 @@ from recipes.emoji import recipe as recipes
 from recipes.emoji.__main__ import VERBS
 from recipes.emoji.card import FIGURES
 from recipes.emoji.draw import SETTINGS, draw
+from recipes.emoji.editions import FIRST
 from recipes.emoji.recipe import Callbacks, quick, train_emoji
 from recipes.emoji.render import Glyphs
 from recipes.emoji.sections import find_section
@@ -74,7 +75,7 @@ def test_the_model_is_small_complete_and_float16(run):
     index = json.loads((model / "model_index.json").read_text())
     assert index["_class_name"] == "StableDiffusionPipeline"
     loaded = undertow.load(model, device="meta").model
-    assert loaded.text.vocabulary == vocabulary()
+    assert loaded.text.vocabulary == vocabulary(FIRST.mix)
 
 
 def test_undertow_and_diffusers_draw_the_same(run, service):
