@@ -363,6 +363,7 @@ def entry_for(job: str, key: str, work: JobWork, *, mode: Mode = "fast", rows: i
         requeued=False,
         worker=None,
         beat_at=None,
+        cancel_requested=False,
         progress=JobProgress(),
     )
 

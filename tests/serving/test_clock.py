@@ -203,6 +203,19 @@ def test_a_running_job_went_on_since_its_worker_spoke():
     assert left_s("encoding", 103.0) == pytest.approx(15.0), "no step was begun"
 
 
+def test_a_canceled_job_takes_no_more_than_its_step():
+    costs = costs_of(forward={2: 1.0, 4: 2.0})
+    costs.learn("decode", seconds=3.0, cells=256)
+    running, waiting = queue(*[JobWork(cells=256, rows=2, steps=40)] * 2)
+    progress = JobProgress(stage="denoising", step=5, steps=40)
+    running = replace(running, state=JobState.RUNNING, worker="w", progress=progress, beat_at=100.0)
+    device = Device(costs={"m": costs}, models={"m"})
+    alone = finish_times([waiting], {"w": device}, 100.0)["1"]
+    canceled = replace(running, cancel_requested=True)
+    assert finish_times([running, waiting], {"w": device}, 100.0)["1"] > alone + 35
+    assert finish_times([canceled, waiting], {"w": device}, 100.0)["1"] == pytest.approx(alone + 1.0)
+
+
 def test_what_is_promised_is_held():
     """At 0.8 of what the machine does when it is full, with Poisson arrivals of three keys, mixed sizes, steps and
     counts, a tenth cancelled, and noise of 5 % on every unit of work: for 95 % of jobs within 10 % or a second. More

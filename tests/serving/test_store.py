@@ -147,8 +147,13 @@ def test_a_heartbeat_tells_both_sides(any_store, clock):
     assert any_store.events(claim.job.id)[-1].data == {
         "stage": "denoising", "step": 3, "steps": 20, "pictures": 0, "finish_at": 7.0,
     }  # fmt: skip
-    clock.jump(11)
+    clock.jump(1)
+    any_store.heartbeat("w1", beat, lease_s=30.0)
+    (running,) = [entry for entry in any_store.queue() if entry.id == claim.job.id]
+    assert running.beat_at == any_store.clock() - 1, "it has been so far since then"
+    clock.jump(10)
     any_store.cancel(claim.job.id)
+    assert [entry.cancel_requested for entry in any_store.queue() if entry.id == claim.job.id] == [True]
     expected = [Verdict(job=claim.job.id, alive=True, cancel_requested=True, deadline_passed=True)]
     assert any_store.verdicts([claim]) == expected
     assert any_store.heartbeat("w1", beat, lease_s=30.0) == expected

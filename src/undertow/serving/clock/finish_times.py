@@ -62,7 +62,9 @@ class Device:
         return (entry.work.longer - 1) * self.of(entry).forward_s(entry.work.cells, entry.work.rows)
 
     def decode_s(self, entry: QueueEntry) -> float:
-        """Of all pictures of a job, and of what was seen."""
+        """Of all pictures of a job, and of what was seen; none where it will be canceled."""
+        if entry.cancel_requested:
+            return 0.0
         return entry.work.pictures * self.of(entry).decode_s(entry.work.cells) + entry.work.after_s
 
     def seconds(self, entry: QueueEntry) -> float:
@@ -116,12 +118,13 @@ def _running(entries: Sequence[QueueEntry], name: str, devices: Mapping[str, Dev
 
 
 def left_of(entry: QueueEntry) -> float:
-    """Steps that a running job has before it, by what its worker said last."""
+    """Steps that a running job has before it, by what its worker said last: the present one where it is canceled."""
     progress = entry.progress
     if progress.stage == "decoding":
         return 0.0
     share = progress.step / progress.steps if progress.steps else 0.0
-    return entry.work.steps * max(0.0, 1.0 - share)
+    left = entry.work.steps * max(0.0, 1.0 - share)
+    return min(left, 1.0) if entry.cancel_requested else left
 
 
 class _Lane:
@@ -134,7 +137,7 @@ class _Lane:
         self._catch_up()
 
     def _catch_up(self) -> None:
-        """What was done since the worker spoke last, of jobs that are being denoised."""
+        """What was done since the worker said that it was so far, of jobs that are being denoised."""
         step_s = self._step_s()
         for one in self.running:
             said_at = one.entry.beat_at

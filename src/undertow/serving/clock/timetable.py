@@ -221,5 +221,6 @@ def entry_of(new: NewJob, now: float) -> QueueEntry:
         requeued=False,
         worker=None,
         beat_at=None,
+        cancel_requested=False,
         progress=JobProgress(),
     )

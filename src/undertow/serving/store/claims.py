@@ -133,14 +133,14 @@ def heartbeat(
     mine = [row for row in connection.execute(held).mappings() if row["fence"] == said[row["id"]][0]]
     moved = [row for row in mine if row["progress"] != said[row["id"]][1]]
     if mine:
-        lease = {"lease_until": now + lease_s, "beat_at": now}
+        lease = {"lease_until": now + lease_s}
         connection.execute(update(jobs).where(jobs.c.id.in_([row["id"] for row in mine])).values(lease))
     if moved:
-        new = {row["id"]: (said[row["id"]][1], row["seq"] + 1) for row in moved}
-        _set(connection, new, jobs.c.progress, jobs.c.seq)
+        new = {row["id"]: (said[row["id"]][1], row["seq"] + 1, now) for row in moved}
+        _set(connection, new, jobs.c.progress, jobs.c.seq, jobs.c.beat_at)
         told = [
             {"job": job, "seq": seq, "kind": "progress", "at": now, "data": {**progress, **_when(finish_at, job)}}
-            for job, (progress, seq) in new.items()
+            for job, (progress, seq, _) in new.items()
         ]
         connection.execute(insert(events), told)
     verdicts = {row["id"]: _verdict(row, now) for row in mine}

@@ -29,7 +29,7 @@ class Submitted:
 class QueueEntry:
     """A job that waits or runs, without its request. promised_at: when its client was told that it would be done;
     finish_at: when it will be, as far as can be said now. requeued: it was running before, and goes first. beat_at:
-    when its worker said its progress."""
+    when its worker first said its progress. cancel_requested: it stops at its next step."""
 
     id: str
     key: str
@@ -51,6 +51,7 @@ class QueueEntry:
     requeued: bool
     worker: str | None
     beat_at: float | None
+    cancel_requested: bool
     progress: JobProgress
 
 

@@ -46,6 +46,7 @@ _OF_ENTRIES = [
     *jobs.c[
         "id", "key", "model", "mode", "rows", *WORK, "cost", "priority", "state", "submitted_at", "started_at",
         "deadline_at", "promised_at", "finish_at", "attempt", "alone", "requeued", "worker", "beat_at",
+        "cancel_requested",
     ],
     type_coerce(jobs.c.progress, Text).label("progress"),
 ]  # fmt: skip
@@ -145,7 +146,7 @@ def entry_of(row: Sequence[Any]) -> QueueEntry:
     id, key, model, mode, rows, *more = row
     work, (cost, priority, state, *more) = more[: len(WORK)], more[len(WORK) :]
     submitted_at, started_at, deadline_at, promised_at, finish_at, attempt, alone, requeued, worker, *last = more
-    beat_at, progress = last
+    beat_at, cancel_requested, progress = last
     return QueueEntry(
         id=id,
         key=key,
@@ -166,6 +167,7 @@ def entry_of(row: Sequence[Any]) -> QueueEntry:
         requeued=requeued,
         worker=worker,
         beat_at=beat_at,
+        cancel_requested=cancel_requested,
         progress=_progress(progress),
     )
 
