@@ -100,12 +100,19 @@ def test_data_of_a_newer_version_is_refused(capsys, tmp_path):
         (["--device", "xpu"], "a device of this machine"),
         (["--database", "mysql://x"], "mysql"),
         (["--budget", "much"], "--budget"),
+        (["--budget", "1MB"], "which a picture of emoji needs"),
+        (["--adapters", "no-such-folder"], "a folder that is there"),
         (["--webhooks"], "webhook_secret"),
         (["--port", "-1"], "from 0 to 65535"),
     ],
 )
 def test_what_cannot_be_served_is_refused(capsys, arguments, word):
     assert word in refused(capsys, "--port", "0", *arguments)
+
+
+def test_a_worker_is_refused_what_a_service_is(capsys):
+    assert main(["worker", "--check", "--budget", "1MB"]) == 2
+    assert "which a picture of emoji needs" in capsys.readouterr().err
 
 
 def test_settings_come_from_the_table_of_the_file(capsys, tmp_path):

@@ -8,6 +8,7 @@ from undertow.extras import require_packages
 
 if TYPE_CHECKING:
     from undertow.serving.catalog.catalog import Catalog
+    from undertow.serving.catalog.entries import ModelEntry
     from undertow.serving.settings import ServerSettings
 
 NEEDED = {"fastapi": "fastapi", "uvicorn": "uvicorn", "sqlalchemy": "sqlalchemy", "alembic": "alembic",
@@ -33,16 +34,39 @@ def require_worker_parts(settings: "ServerSettings") -> None:
 
 
 def readable_catalog(settings: "ServerSettings") -> "Catalog":
-    """Errors: `UndertowError`, `OSError` for a model that is not there, or is none."""
+    """Errors: `UndertowError`, `OSError` for a model that is not there, is none, or has no room for any picture;
+    `InvalidInput` for a folder of adapters that is not there."""
     from undertow.embedded import located
     from undertow.serving.catalog.catalog import Catalog
 
+    for folder in settings.adapters:
+        if not folder.is_dir():
+            raise InvalidInput("--adapters", str(folder), "a folder that is there", "make it, or leave the option out")
     for source in settings.models.values():
         located(source)  # which knows the names that are near
     catalog = Catalog(settings, device=settings.devices[0])
     for name in settings.models:
-        catalog.model(name)
+        _require_room(settings, catalog.model(name))
     return catalog
+
+
+def _require_room(settings: "ServerSettings", model: "ModelEntry") -> None:
+    """Errors: `InvalidInput` for a budget in which no picture fits."""
+    from undertow.engine.request import GenerationRequest
+    from undertow.serving.capacity import Capacity
+    from undertow.serving.failures import Refused
+    from undertow.shortage import size_in_words
+
+    if settings.budget_bytes is None:
+        return
+    try:
+        Capacity(settings).require(GenerationRequest(prompt=""), model, {}, rows=None)
+    except Refused as refusal:
+        if refusal.numbers.get("nearest") is None:
+            least = size_in_words(refusal.numbers["needed_bytes"])
+            remedy = "`undertow plan` tells what pictures need; or leave the option out"
+            expected = f"at least {least}, which a picture of {model.name} needs"
+            raise InvalidInput("--budget", size_in_words(settings.budget_bytes), expected, remedy) from refusal
 
 
 def described_computing(settings: "ServerSettings", catalog: "Catalog") -> dict[str, str]:
