@@ -123,6 +123,14 @@ def test_settings_come_from_the_table_of_the_file(capsys, tmp_path):
     assert "'port'" in refused(capsys)
 
 
+def test_an_id_stays_whole_where_there_are_few_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["keys", "add", "a-key-of-somebody-with-a-long-name", "--per-minute", "9", "--max-queued", "5"]) == 0
+    id = capsys.readouterr().err.partition("(")[2].partition(")")[0]
+    assert main(["keys", "list"]) == 0
+    assert id in capsys.readouterr().out
+
+
 def test_a_key_is_printed_once_listed_and_revoked(capsys):
     assert main(["keys", "add", "ann", "--scope", "read", "--per-minute", "9"]) == 0
     secret = capsys.readouterr().out.strip()

@@ -65,7 +65,7 @@ def list_keys(data: Data = None, database: Database = None) -> None:
 
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in ("name", "id", "scopes", "limits", "made", "used", "state"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column in ("id", "state"))
     with _opened(data, database, there=True) as store:
         for key in store.keys.list():
             limits = (

@@ -128,8 +128,9 @@ def _measured(console: SafeConsole, source: str, rules: Quantization, count: int
 
 def _table(found: "list[LayerSensitivity]", kept: int) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in ("layer", "weights", "change alone", ""):
-        table.add_column(column, no_wrap=True, justify="left" if column in ("layer", "") else "right")
+    table.add_column("layer", overflow="fold")  # alone gives way where there are few columns
+    for column in ("weights", "change alone", ""):
+        table.add_column(column, no_wrap=True, justify="right" if column else "left")
     for place, one in enumerate(found[: max(SHOWN, kept)]):
         table.add_row(one.name, f"{one.numbers:,}", f"{one.error:.3%}", "kept" if place < kept else "")
     return table
