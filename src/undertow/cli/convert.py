@@ -92,7 +92,7 @@ def convert(
     )
     SafeConsole().print(f"wrote {written}", markup=False, highlight=False, soft_wrap=True)
     notes = Notes()
-    for line in left_behind(Path(source)) if to is not Form.DIFFUSERS else ():
+    for line in left_behind(Path(source), written):
         notes.add(line)
     notes.tell(SafeConsole(stderr=True))
 

@@ -13,7 +13,7 @@ from undertow.checkpoints.files.place import local_path
 from undertow.cli.model_loading import Precision, dtype_of
 from undertow.cli.model_option import complete_model, find_model
 from undertow.cli.named_files import readable
-from undertow.cli.notes import note_idle
+from undertow.cli.notes import Notes, note_idle
 from undertow.cli.terminal import SafeConsole
 from undertow.cli.waiting import waiting
 from undertow.embedded import located
@@ -88,7 +88,7 @@ def quantize(
     rules = Quantization(rules=(("*", to.value),)).keeping(keep or ())
     console = SafeConsole(soft_wrap=True)
     from undertow.checkpoints.identify.checkpoint import OpenOptions
-    from undertow.checkpoints.write.convert import convert
+    from undertow.checkpoints.write.convert import convert, left_behind
 
     if keep_most_sensitive:
         rules = _measured(console, source, rules, keep_most_sensitive, prompt)
@@ -103,6 +103,10 @@ def quantize(
     )
     console.print(f"layers: {rules}", markup=False, highlight=False)
     console.print(f"wrote {written}", markup=False, highlight=False)
+    notes = Notes()
+    for line in left_behind(Path(source), written):
+        notes.add(line)
+    notes.tell(SafeConsole(stderr=True))
 
 
 def _measured(console: SafeConsole, source: str, rules: Quantization, count: int, prompt: str) -> Quantization:

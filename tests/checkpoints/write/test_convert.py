@@ -7,7 +7,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -29,7 +29,9 @@ from undertow.checkpoints.read.unet_loading import load_unet_from
 from undertow.checkpoints.write.convert import convert
 from undertow.checkpoints.write.unet_folder import save_unet
 from undertow.cli import main
+from undertow.diffusion.schedules import NoiseSchedule
 from undertow.errors import ConfigError, CorruptFile, InvalidInput, UnsupportedModel
+from undertow.quantization import Quantization
 from undertow.unet.config import UNetConfig
 from undertow.vocabulary import Vocabulary
 
@@ -120,6 +122,44 @@ def test_what_shapes_do_not_tell_survives(tmp_path):
     assert scheduler["rescale_betas_zero_snr"] is True
 
 
+SCHEDULES = {
+    "longer": ({"beta_end": 0.02}, NoiseSchedule.scaled_linear(beta_end=0.02)),
+    "pixels'": ({"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}, NoiseSchedule.linear()),
+    "cosine": ({"beta_schedule": "squaredcos_cap_v2"}, NoiseSchedule.cosine()),
+    "rescaled": (
+        {"beta_end": 0.02, "rescale_betas_zero_snr": True},
+        NoiseSchedule.scaled_linear(beta_end=0.02).rescale_zero_terminal_snr(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_another_noise_schedule_than_stable_diffusion_s_survives(name, tmp_path):
+    """In a single file as LDM's own table, which other tools read, and from there exactly into a folder."""
+    said, expected = SCHEDULES[name]
+    folder = save_pipeline(tmp_path / "in", "sd1", **said)
+    rules = Quantization(rules=(("*", "int8-weights"),))
+    for way, quantization in (("plain", None), ("quantized", rules)):
+        file = convert(folder, tmp_path / f"{way}.safetensors", "ldm", quantization=quantization)
+        table = load_file(file)["alphas_cumprod"]
+        torch.testing.assert_close(table, replace(expected, zero_terminal_snr=False).alphas_cumprod.float())
+        assert load_model(file).schedule == expected
+        back = convert(file, tmp_path / way, "diffusers")
+        assert load_model(back).schedule == expected
+        written = json.loads((back / "scheduler/scheduler_config.json").read_text())
+        assert written["steps_offset"] == 1, "as LDM's samplers count"
+
+
+def test_levels_that_a_file_cannot_say_are_refused(tmp_path):
+    folder = save_pipeline(tmp_path / "in", "sd1", num_train_timesteps=500)
+    with pytest.raises(ConfigError, match=r"schedule.steps = 500: must be 1000 in a single file: save a folder"):
+        convert(folder, tmp_path / "model.safetensors", "ldm")
+    flow = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
+    (folder / "scheduler/scheduler_config.json").write_text(json.dumps(flow))
+    with pytest.raises(ConfigError, match="'velocity': has no place in a single file"):
+        convert(folder, tmp_path / "model.safetensors", "ldm")
+
+
 def test_how_a_folder_is_drawn_survives(tmp_path):
     folder = save_pipeline(tmp_path / "in", "sd1")
     place = folder / "scheduler/scheduler_config.json"
@@ -146,6 +186,15 @@ def test_what_a_single_file_cannot_hold_is_said(tmp_path, capsys):
     assert "holds no tokenizer, and this model has its own: undertow.load(FILE, text='emoji-turbo')" in said
     assert main(["convert", "emoji-turbo", str(tmp_path / "turbo"), "--to", "diffusers"]) == 0
     assert not capsys.readouterr().err
+    folder, file = tmp_path / "turbo", tmp_path / "quantized.safetensors"
+    assert main(["quantize", str(folder), str(file), "--to", "int8-weights"]) == 0
+    assert "undertow.load(FILE, text='turbo')" in capsys.readouterr().err
+    assert main(["convert", str(file), str(tmp_path / "back"), "--to", "diffusers"]) == 0
+    assert (
+        "it cannot draw before tokenizer/ of the folder that it came from is copied into it" in capsys.readouterr().err
+    )
+    shutil.copytree(folder / "tokenizer", tmp_path / "back/tokenizer")
+    load_model(tmp_path / "back")
 
 
 STORED = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}

@@ -21,6 +21,7 @@ from undertow.checkpoints.read.model_loading import load_model
 from undertow.checkpoints.write.convert import convert
 from undertow.checkpoints.write.unet_folder import save_unet
 from undertow.cli.app import main
+from undertow.diffusion.schedules import NoiseSchedule
 from undertow.embedded import embedded_models
 from undertow.errors import ConfigError, DamagedWeights, InvalidInput, MissingDependency
 
@@ -85,6 +86,12 @@ def test_it_is_read_back_as_the_dequantized_weights(name, folder, tmp_path):
 
 
 NAME = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_q.weight"
+
+
+def test_another_noise_schedule_is_kept(tmp_path):
+    folder = save_pipeline(tmp_path / "in", "sd1", beta_end=0.02)
+    path = convert(folder, tmp_path / "model.gguf", "gguf", gguf_type="q8_0")
+    assert load_model(path).schedule == NoiseSchedule.scaled_linear(beta_end=0.02)
 
 
 def test_what_stable_diffusion_cpp_keeps_is_kept():

@@ -18,6 +18,7 @@ def converting(at: Boundary) -> None:
     Path("in.safetensors").touch()
     Path("old.safetensors").touch()
     at.stand_in("undertow.checkpoints.write.convert.convert", "there", apart=("opening",))
+    at.stand_in("undertow.checkpoints.write.convert.left_behind", [], unnoted=("source", "written"))
 
 
 CONVERT = Command(

@@ -12,7 +12,8 @@ TABLE = "alphas_cumprod"
 
 
 def levels_of_file(file: Described, contents: Contents, *, zero_terminal_snr: bool) -> DiscreteLevels | CarriedLevels:
-    """Stable Diffusion's, with zero terminal SNR where the file says so, unless it carries a table of as many."""
+    """Stable Diffusion's, unless the file carries a table of as many. With zero terminal SNR, if the file says so, the
+    highest is the same whatever the table."""
     usual = DiscreteLevels(betas=ScaledLinearBetas())
     if zero_terminal_snr:
         return replace(usual, zero_terminal_snr=True)

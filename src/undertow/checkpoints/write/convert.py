@@ -10,19 +10,21 @@ import torch
 from undertow.checkpoints.files.atomic import read_json
 from undertow.checkpoints.files.destination import require_destination, require_elsewhere
 from undertow.checkpoints.files.gguf_types import require_quantization
-from undertow.checkpoints.files.model_folder import CONFIG
 from undertow.checkpoints.files.words import read_vocabulary, write_vocabulary
 from undertow.checkpoints.identify.checkpoint import Checkpoint, OpenOptions
 from undertow.checkpoints.identify.few_steps import FEW_STEP_SCHEDULERS, SUGGESTED_STEPS
 from undertow.checkpoints.identify.opening import open_checkpoint
 from undertow.checkpoints.identify.pipeline_folder import SCHEDULER
+from undertow.checkpoints.keymap.text_names import ROOT
 from undertow.checkpoints.read.dtypes import require_dtype
 from undertow.checkpoints.write.diffusers_folder import write_folder
-from undertow.checkpoints.write.export import ExportedPipeline, export_pipeline
+from undertow.checkpoints.write.export import TEXT_KINDS, ExportedPipeline, export_pipeline
 from undertow.checkpoints.write.gguf_file import write_gguf
 from undertow.checkpoints.write.ldm_file import write_ldm
 from undertow.encoders.clip_config import CLIP_VOCABULARY
 from undertow.quantization import Quantization
+
+WORDS = f"{ROOT}embeddings.token_embedding.weight"
 
 
 def convert(
@@ -61,26 +63,36 @@ def convert(
             return written
 
 
-def left_behind(source: Path) -> list[str]:
-    """What of a pipeline folder has no place in a single file and is missed there, as sentences for people."""
+def left_behind(source: Path, written: Path) -> list[str]:
+    """What of a model has no place in what was written of it and is missed there, as sentences for people."""
     found: list[str] = []
     sampler = _scheduler_fields(source).get("_class_name")
-    if sampler in FEW_STEP_SCHEDULERS:
+    if sampler in FEW_STEP_SCHEDULERS and written.is_file():
         found.append(
             f"the file cannot say that it draws with {sampler}: "
             f"give --sampler {'lcm' if sampler == 'LCMScheduler' else 'tcd'} --steps {SUGGESTED_STEPS} --guidance 1"
         )
-    text = source / "text_encoder" / CONFIG
-    if text.is_file() and read_json(text).get("vocab_size", CLIP_VOCABULARY) != CLIP_VOCABULARY:
+    with open_checkpoint(written) as checkpoint:
+        tokenless = checkpoint.parts.keys() - checkpoint.tokenizers.keys()
+        untold = [checkpoint.parts[kind] for kind in TEXT_KINDS if kind in tokenless]
+        words = {one.part.shapes(one.weights.tensors)[WORDS][0] for one in untold}
+    if words - {CLIP_VOCABULARY}:
+        home = repr(source.name) if source.is_dir() else "FOLDER"
+        if written.is_file():
+            remedy = f"undertow.load(FILE, text={home})"
+        else:
+            remedy = "it cannot draw before tokenizer/ of the folder that it came from is copied into it"
         found.append(
-            f"the file holds no tokenizer, and this model has its own: undertow.load(FILE, text={source.name!r})"
+            f"the {'file' if written.is_file() else 'folder'} holds no tokenizer, and this model has its own: {remedy}"
         )
     return found
 
 
 def _scheduler(source: Path, opening: OpenOptions) -> Mapping[str, Any]:
     """The fields of a pipeline folder's own scheduler, with which a model goes on drawing as before; without those that
-    the one who converts knows better."""
+    the one who converts knows better. Of a single file, what LDM's samplers do (`make_ddim_timesteps`)."""
+    if source.is_file():
+        return {"steps_offset": 1}
     known_better = {
         "prediction_type": opening.prediction is not None,
         "rescale_betas_zero_snr": opening.zero_terminal_snr is not None,

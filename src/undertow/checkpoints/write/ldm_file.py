@@ -1,7 +1,7 @@
 """Writes a pipeline as a single file with LDM's and SGM's names, which every community tool reads."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -9,6 +9,7 @@ import torch
 from undertow.checkpoints.files.dtypes import tensor_info
 from undertow.checkpoints.files.header import TensorInfo
 from undertow.checkpoints.identify.families import FamilyName
+from undertow.checkpoints.identify.file_levels import TABLE
 from undertow.checkpoints.identify.self_description import describe
 from undertow.checkpoints.keymap import (
     BlockLayout,
@@ -23,6 +24,7 @@ from undertow.checkpoints.write.export import ExportedPart, ExportedPipeline
 from undertow.checkpoints.write.stream import write_stream
 from undertow.diffusion.schedules import NoiseSchedule
 from undertow.errors import ConfigError
+from undertow.known_names import Prediction
 from undertow.quantization import Scheme
 from undertow.shapes import AnyTensor
 
@@ -44,6 +46,9 @@ ARCHITECTURES: Mapping[FamilyName, str] = {
 }
 """modelspec.architecture (https://github.com/Stability-AI/ModelSpec)."""
 
+TOLD: tuple[Prediction, ...] = ("epsilon", "v", "x0")
+"""Predictions that a file says alone, without levels of noise that only a folder can hold."""
+
 TensorReader = Callable[[], AnyTensor]
 
 
@@ -61,8 +66,10 @@ class LdmContent:
 
 
 def ldm_content(pipeline: ExportedPipeline) -> LdmContent:
-    """The tensors under LDM's names, and beside them the prediction type, zero terminal SNR and, for undertow, the
-    architecture. Errors: `ConfigError` for a network without LDM names (pixel models)."""
+    """The tensors under LDM's names, and beside them the prediction type, the noise schedule where it is not Stable
+    Diffusion's own and, for undertow, the architecture. Errors: `ConfigError` for a network without LDM names (pixel
+    models), and for levels of noise that a single file cannot say."""
+    schedule = _require_told(pipeline)
     tensors: dict[str, TensorInfo] = {}
     readers: dict[str, TensorReader] = {}
     quantized: dict[str, Scheme] = {}
@@ -73,6 +80,10 @@ def ldm_content(pipeline: ExportedPipeline) -> LdmContent:
             tensors[name], readers[name] = _joined(part, mapping)
             if scheme := _scheme(part, mapping, tensors[name]):
                 quantized[name.removesuffix(".weight")] = scheme
+    table = replace(schedule, zero_terminal_snr=False)
+    if table != NoiseSchedule.scaled_linear():
+        tensors[TABLE] = tensor_info(torch.float32, (len(table),))
+        readers[TABLE] = lambda: table.alphas_cumprod.float()
     return LdmContent(tensors, lambda name: readers[name](), tuple(_markers(pipeline)), _metadata(pipeline), quantized)
 
 
@@ -88,6 +99,18 @@ def write_ldm(pipeline: ExportedPipeline, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_stream(path, tensors, read, content.metadata, content.quantized)
     return path
+
+
+def _require_told(pipeline: ExportedPipeline) -> NoiseSchedule:
+    """The noise schedule, as the marker and the table of a file can say it. Errors: `ConfigError`."""
+    schedule = pipeline.schedule
+    if not isinstance(schedule, NoiseSchedule) or pipeline.prediction not in TOLD:
+        rule = f"has no place in a single file, which holds {', '.join(TOLD)}: save a folder"
+        raise ConfigError("prediction", pipeline.prediction, rule)
+    usual = len(NoiseSchedule.scaled_linear())
+    if len(schedule) != usual:
+        raise ConfigError("schedule.steps", len(schedule), f"must be {usual} in a single file: save a folder")
+    return schedule
 
 
 def _mappings(pipeline: ExportedPipeline, component: Component, part: ExportedPart) -> Iterator[TensorMapping]:
