@@ -100,7 +100,7 @@ def test_the_file_is_the_environments_the_folders_or_the_homes(config, monkeypat
         (
             "[presets.quick]\nsteps = 'few'",
             ["generate", "a", "--preset", "quick"],
-            "steps in [presets.quick] of undertow.toml is 'few', expected a whole number",
+            "steps in [presets.quick] of undertow.toml is 'few', expected a whole number, without quotes",
         ),
         (
             "[presets.quick]\nsize = '64x'",
@@ -116,6 +116,43 @@ def test_the_file_is_the_environments_the_folders_or_the_homes(config, monkeypat
 )
 def test_mistakes_are_one_sentence(text, arguments, words, tmp_path, monkeypatch, capsys):
     assert words in refused(text, tmp_path, monkeypatch, capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "expected"),
+    [
+        ('steps = "2"', "'2'", "a whole number, without quotes"),
+        ("steps = true", "true", "a whole number, without quotes"),
+        ("steps = 2.0", "2.0", "a whole number, without quotes"),
+        ('guidance = "3"', "'3'", "a number, without quotes"),
+        ('seed = "5"', "'5'", 'a whole number, without quotes, or "random"'),
+        ("seed = true", "true", "a whole number, without quotes"),
+        ('low-vram = "false"', "'false'", "true or false, without quotes"),
+        ('views = "no"', "'no'", "true or false, without quotes"),
+        ('vae-clamp = "maybe"', "'maybe'", "true or false, without quotes"),
+        ("show = 1", "1", "true or false, without quotes"),
+        ('lora = "mosaic"', "'mosaic'", 'a list, such as ["mosaic"]'),
+        ("lora = [1]", "[1]", 'a list of texts, such as ["a", "b"]'),
+        ("negative = 3", "3", "text, in quotes"),
+        ("model = 3", "3", "text, in quotes"),
+        ("precision = true", "true", "text, in quotes"),
+        ('precision = "f8"', "'f8'", "one of f32, f16, bf16"),
+    ],
+)
+def test_settings_of_another_type_than_their_option_are_refused(
+    setting, value, expected, tmp_path, monkeypatch, capsys
+):
+    """A command line would take `"2"` for two; a file says what it means."""
+    name = setting.partition(" ")[0]
+    found = refused(f"[presets.quick]\n{setting}", tmp_path, monkeypatch, capsys, "generate", "a", "--preset", "quick")
+    assert f"{name} in [presets.quick] of undertow.toml is {value}, expected {expected}" in found
+
+
+def test_a_preset_s_settings_may_be_of_every_type(config):
+    file = config / "undertow.toml"
+    every = 'seed = "random"\nguidance = 3\nlow-vram = true\nlora = []\nsampler-option = ["eta=0.5"]\nshow = false\n'
+    file.write_text(file.read_text().replace("steps = 2\n", f"steps = 2\n{every}").replace('"euler"', '"euler_a"'))
+    assert main(["generate", "red apple", "--preset", "quick"]) == 0
 
 
 def test_short_names_of_embedded_models_are_listed_as_they_are(config, capsys):

@@ -10,6 +10,7 @@ import typer
 from undertow.cli.config import config_file, preset_settings
 from undertow.cli.model_loading import Backend, Precision, Quantized
 from undertow.cli.model_option import DEFAULT_MODEL, MODEL_HELP, complete_model, find_model
+from undertow.cli.preset_values import require_kind
 from undertow.cli.request_options import request_of
 from undertow.cli.usage import expectation
 from undertow.cli.written_pictures import OVERWRITE_HELP
@@ -34,6 +35,7 @@ def apply_preset(context: Any, name: str | None) -> str | None:
     where = f"[presets.{name}] of {config_file()}"
     typed = {known[option].name: value for option, value in settings.items()}
     for option, value in settings.items():
+        require_kind(option, value, known[option].type_descriptor.annotation, f"{option} in {where}")
         if known[option].callback is not None:  # of models, which are looked for later
             continue
         try:
