@@ -1,5 +1,6 @@
 """docs/results/emoji.md: the measurements as a page, with its pictures."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,8 +17,9 @@ from recipes.emoji.sections import NOTES_SECTION, kept_notes, section, table
 from recipes.emoji.sheets import COLUMNS, SAMPLES, framed
 from undertow.checkpoints.files.atomic import write_text
 from undertow.engine.direct import SamplingSettings
+from undertow.errors import InvalidInput
 from undertow.training.figures import save_grid, save_loss_plot
-from undertow.training.log import read_records
+from undertow.training.log import LOG, StepRecord, read_records
 
 LEAST_PSNR = 31.0
 MOST_DISAGREEMENT = 0.01
@@ -50,22 +52,31 @@ class Evaluation:
 def write_page(evaluation: Evaluation, out: Path, *, run: Path | None = None, card: Path | None = None) -> Path:
     """Writes OUT/emoji.md and its pictures; returns the page.
 
-    run: folder of the training run, for its loss curves; those there are stay otherwise. card: model folder whose card
-    gets the table.
+    run: folder of the training run, for its loss curves; those there are stay otherwise, also those of a stage that the
+    run lacks. card: model folder whose card gets the table. Errors: `InvalidInput` for a folder without any log.
     """
+    logs = {} if run is None else run_logs(run)
     place = out / "emoji.md"
     save_grid(evaluation.sheet, COLUMNS, out / "emoji.png")
     for index, one in enumerate(evaluation.measured):
         shown = framed(one.pictures[:SAMPLES], one.recognized.right[:SAMPLES])
         save_grid(shown, COLUMNS, out / _sheet_name(index))
-    for stage in CURVES if run is not None else ():
-        assert run is not None
-        save_loss_plot(read_records(run / stage / "log.jsonl"), out / _curve_name(stage))
+    for stage, records in logs.items():
+        save_loss_plot(records, out / _curve_name(stage))
     curves = [stage for stage in CURVES if (out / _curve_name(stage)).is_file()]
     write_text(page(evaluation, curves, kept_notes(place)), place)
     if card is not None:
         write_figures(card, f"{_conditions(evaluation)}\n\n{_table(evaluation)}")
     return place
+
+
+def run_logs(run: Path) -> Mapping[str, Sequence[StepRecord]]:
+    """What the stages of a run recorded, without those that recorded nothing. Errors: `InvalidInput`."""
+    found = {stage: records for stage in CURVES if (records := read_records(run / stage / LOG))}
+    if not found:
+        expected = f"the folder of a run, with {LOG} in the folder of a stage: {', '.join(CURVES)}"
+        raise InvalidInput("--run", str(run), expected, "leave it out to keep the loss curves that are there")
+    return found
 
 
 def page(evaluation: Evaluation, curves: list[str], notes: str) -> str:

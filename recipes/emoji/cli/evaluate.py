@@ -51,7 +51,7 @@ def evaluate(
     from recipes.emoji.draw import SETTINGS
     from recipes.emoji.editions import edition_of
     from recipes.emoji.evaluate import PROMPTS, kinds, measure, read_shares
-    from recipes.emoji.page import Evaluation, write_page
+    from recipes.emoji.page import Evaluation, run_logs, write_page
     from recipes.emoji.render import FONT, Glyphs
     from recipes.emoji.sheets import sheet_scenes
 
@@ -60,6 +60,8 @@ def evaluate(
     console = SafeConsole()
     glyphs = Glyphs(FONT if font is None else font)
     glyphs.require()
+    if run is not None:
+        run_logs(run)
     count = PROMPTS if prompts is None else prompts
     peer = None if diffusers is None else read_shares(diffusers)
     if peer is not None and peer.count != count:

@@ -7,10 +7,12 @@ from PIL import Image
 
 from recipes.emoji import render as rendering
 from recipes.emoji.__main__ import VERBS
+from recipes.emoji.page import run_logs
 from recipes.emoji.sections import NOTES_SECTION, find_section, replace_section
 from recipes.emoji.sheets import SAMPLES, sheet_scenes
 from tests.recipes.emoji.tiny import DrawnGlyphs, trained_run
 from undertow.cli import main
+from undertow.training.log import StepRecord, append_record
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +72,28 @@ def test_the_page_has_every_figure_and_keeps_what_people_wrote(run, tmp_path, ca
 def test_a_missing_font_is_one_sentence(run, tmp_path, capsys):
     assert main(["evaluate", "--font", str(tmp_path / "none.ttf"), "--model", str(run / "model")], VERBS) == 2
     assert "apt install" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_run_is_refused_before_any_work(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(rendering, "Glyphs", DrawnGlyphs)
+    (tmp_path / "empty").mkdir()
+    out = tmp_path / "results"
+    for wrong in ("nowhere", "empty"):
+        assert main(["evaluate", "--run", str(tmp_path / wrong), "--out", str(out)], VERBS) == 2
+        said = capsys.readouterr().err
+        assert f"--run is {tmp_path / wrong}, expected the folder of a run, with log.jsonl in the folder of" in said
+        assert "leave it out to keep the loss curves that are there" in said
+        assert not out.exists()
+
+
+def test_a_stage_without_records_has_no_curve(tmp_path):
+    """And the curve of it that is there stays."""
+    record = StepRecord(step=1, loss=1.0, gradient_norm=1.0, learning_rate=1e-3, images_per_second=1.0, seconds=1.0)
+    for stage in ("autoencoder", "details"):
+        (tmp_path / stage).mkdir()
+        (tmp_path / stage / "log.jsonl").touch()
+    append_record(tmp_path / "autoencoder" / "log.jsonl", record)
+    assert run_logs(tmp_path) == {"autoencoder": [record]}
 
 
 @pytest.mark.slow
