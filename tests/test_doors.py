@@ -80,6 +80,14 @@ def test_of_many_names_a_message_lists_a_few():
             lambda: Adapter("mosaic", weight=0.5),
             "adapter.weight is 0.5, expected a field of Adapter; here it is called",
         ),
+        (
+            lambda: Adapter("edges", image=torch.zeros(3, 8, 8)),
+            "image is Tensor, expected a PIL image, a NumPy array, or a picture's file by its path or its bytes",
+        ),
+        (
+            lambda: GenerationRequest(prompt="a", image=torch.zeros(3, 8, 8)),
+            "image is Tensor, expected a PIL image, a NumPy array, or a picture's file by its path or its bytes",
+        ),
         (lambda: Adapter("mosaic", scale="strong"), "adapter.scale is 'strong', expected a number, which text is not"),
         (lambda: Region(prompt="a", box=(0, 0, 1)), "region.box.3 is missing"),
         (lambda: Region("a", 5), "Region is given 'a' without a name, expected every value by its name; write prompt="),

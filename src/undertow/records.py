@@ -68,10 +68,12 @@ class _Checked(type):
 class Record(metaclass=_Checked):
     """The base of a frozen dataclass that JSON describes.
 
-    argument_prefix: of its fields in the messages of its constructor.
+    argument_prefix: of its fields in the messages of its constructor. called: what messages call it where its class is
+    not known to those who read them.
     """
 
     argument_prefix: ClassVar[str] = ""
+    called: ClassVar[str] = ""
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -289,7 +291,7 @@ def _refusal(cls: type[Record], json: Any, err: ValidationError, prefix: str) ->
     value = reprlib.repr(error["input"])
     match error["type"]:
         case "unexpected_keyword_argument":
-            known, expected = list(annotations(here)), f"a field of {here.__name__}"
+            known, expected = list(annotations(here)), f"a field of {here.called or here.__name__}"
             return InvalidInput(name, value, expected, nearest(str(error["loc"][-1]), known))
         case "missing":
             last = str(error["loc"][-1])

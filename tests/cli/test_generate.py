@@ -103,6 +103,16 @@ def test_the_place_is_checked_before_anything_is_loaded(tmp_path, monkeypatch, c
         assert words in " ".join(capsys.readouterr().err.split())
 
 
+def test_a_mask_of_a_lora_is_refused_as_such(capsys):
+    for more, words in (
+        ([], "expected names of those given by --adapter: none is; mosaic is a LoRA, which acts on the whole picture"),
+        (["--adapter", "edges=map.png"], "--adapter: edges; mosaic is a LoRA, which acts on the whole picture"),
+    ):
+        command = ["generate", "owl", "--lora", "mosaic", *more, "--adapter-mask", "mosaic=m.png"]
+        assert main(command) == 2
+        assert words in " ".join(capsys.readouterr().err.split())
+
+
 def test_each_format_is_written_and_repeats_itself(folder, tmp_path, capsys):
     for suffix, form in ((".jpg", "JPEG"), (".webp", "WEBP")):
         made, again = tmp_path / f"made{suffix}", tmp_path / f"again{suffix}"

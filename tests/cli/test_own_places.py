@@ -78,7 +78,7 @@ def test_what_is_there_is_replaced_only_when_that_is_allowed(line, option, here,
     assert main(line.split()) == 2
     said = capsys.readouterr()
     assert f"error: {option} is 'old." in said.err
-    assert "expected a file that is not there yet; allow it to be replaced (--overwrite)" in said.err
+    assert "expected a file that is not there yet; allow it to be replaced (--overwrite" in said.err
     assert not said.out
     assert Path("old.png").read_text() == Path("old.safetensors").read_text() == "mine"
 

@@ -121,6 +121,10 @@ def test_settings_come_from_the_table_of_the_file(capsys, tmp_path):
     assert str(tmp_path / "kept") in capsys.readouterr().out
     (tmp_path / "undertow.toml").write_text("[serve]\nprot = 1\n")
     assert "'port'" in refused(capsys)
+    (tmp_path / "undertow.toml").write_text('[serve]\nport = "x"\n')
+    where = "port in [serve] of undertow.toml is 'x', expected a number, which text is not"
+    assert where in " ".join(refused(capsys).split())
+    assert "port is -1" in " ".join(refused(capsys, "--port", "-1").split()), "what was typed is not the file's"
 
 
 def test_an_id_stays_whole_where_there_are_few_columns(capsys, monkeypatch):

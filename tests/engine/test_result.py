@@ -45,7 +45,7 @@ def test_a_result_saves_its_pictures_with_what_repeats_them(tmp_path):
 
 def test_a_result_replaces_nothing_unless_told(tmp_path):
     first = result().save(tmp_path / "apple.png")
-    with pytest.raises(InvalidInput, match=r"path is '.*apple.png', expected a file that is not there yet"):
+    with pytest.raises(InvalidInput, match=r"path is '.*apple.png', .* not there yet; .* in Python overwrite=True\)"):
         result().save(tmp_path / "apple.png")
     assert result().save(tmp_path / "apple.png", overwrite=True) == first
     assert [path.name for _ in range(2) for path in result().save(tmp_path / "all")] == ["7.png", "7-2.png"]

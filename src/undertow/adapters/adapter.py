@@ -13,7 +13,7 @@ from PIL import Image
 from undertow.errors import InvalidInput
 from undertow.limits import LARGEST_SCALE
 from undertow.pictures.fields import PicturesField
-from undertow.pictures.files import opened, several
+from undertow.pictures.files import PICTURE_KINDS, opened, several
 from undertow.records import Finite, Record, require_fields
 
 Placing = Literal["auto", "banked", "merged"]
@@ -90,9 +90,7 @@ class Adapter(Record):
         for name in PICTURES:
             for picture in several(getattr(self, name)):
                 if not isinstance(picture, Image.Image | str | Path):
-                    raise InvalidInput(
-                        f"adapter.{name}", type(picture).__name__, "a PIL image, or the path of a picture"
-                    )
+                    raise InvalidInput(f"adapter.{name}", type(picture).__name__, PICTURE_KINDS)
 
     @property
     def scales(self) -> tuple[float, ...]:

@@ -38,9 +38,11 @@ def parse_loras(texts: Sequence[str] | None, blocks: dict[str, float]) -> tuple[
     return tuple(found)
 
 
-def parse_adapters(texts: Sequence[str] | None, masks: Sequence[str] | None) -> tuple[Adapter, ...]:
+def parse_adapters(
+    texts: Sequence[str] | None, masks: Sequence[str] | None, loras: Sequence[Adapter] = ()
+) -> tuple[Adapter, ...]:
     """From FILE[@SCALE[,SCALE...]][=PICTURE[,PICTURE...]]. masks: NAME=PICTURE[,PICTURE...], by the file's name without
-    its ending. Errors: `InvalidInput`."""
+    its ending. loras: those beside them, which take no mask. Errors: `InvalidInput`."""
     found = []
     for text in texts or ():
         source, pictures = split_pair(text, lambda left: is_place(split_numbers(left)[0]))
@@ -50,8 +52,10 @@ def parse_adapters(texts: Sequence[str] | None, masks: Sequence[str] | None) -> 
     places = dict(_pictures_by_name("--adapter-mask", text, titles) for text in masks or ())
     found = [replace(adapter, mask=places.pop(adapter.title, None)) for adapter in found]
     if places:
-        known = ", ".join(titles)
-        raise InvalidInput("--adapter-mask", ", ".join(places), f"names of adapters: {known or 'none is given'}")
+        known, unmasked = ", ".join(titles), sorted(places.keys() & {lora.title for lora in loras})
+        remedy = f"{unmasked[0]} is a LoRA, which acts on the whole picture" if unmasked else ""
+        expected = f"names of {'those' if loras else 'what'} given by --adapter: {known or 'none is'}"
+        raise InvalidInput("--adapter-mask", ", ".join(places), expected, remedy)
     return tuple(found)
 
 

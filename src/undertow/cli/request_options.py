@@ -235,10 +235,9 @@ def changes(options: Mapping[str, Any]) -> dict[str, Any]:
     if options.keys() & {"loras", "lora_blocks", "adapters", "adapter_masks"}:
         if "lora_blocks" in options and "loras" not in options:
             raise InvalidInput("--lora-block", ", ".join(options["lora_blocks"]), "a --lora that it belongs to")
-        found["adapters"] = (
-            *parse_loras(options.get("loras"), numbers_by_name("--lora-block", options.get("lora_blocks"))),
-            *parse_adapters(options.get("adapters"), options.get("adapter_masks")),
-        )
+        loras = parse_loras(options.get("loras"), numbers_by_name("--lora-block", options.get("lora_blocks")))
+        others = parse_adapters(options.get("adapters"), options.get("adapter_masks"), loras)
+        found["adapters"] = (*loras, *others)
     return found
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from undertow.cli.config_file import config_file
 from undertow.cli.model_loading import Precision, Quantized
 from undertow.errors import InvalidInput
 from undertow.serving.settings import ServerSettings
@@ -99,7 +100,15 @@ def read_settings(typed: Mapping[str, Any], models: Sequence[str] = ()) -> Serve
     for name in ("data", "adapters"):
         if name in settings:
             settings[name] = _expanded(settings[name])
-    return ServerSettings.from_json(settings)
+    try:
+        return ServerSettings.from_json(settings)
+    except InvalidInput as err:
+        name = err.argument.partition(".")[0]
+        if name not in config.serve or typed.get(name) is not None or (name == "models" and models):
+            raise
+        raise InvalidInput(
+            f"{err.argument} in [serve] of {config_file()}", err.value, err.expected, err.remedy
+        ) from err
 
 
 def _named(model: str) -> tuple[str, str]:

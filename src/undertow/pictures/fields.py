@@ -18,6 +18,7 @@ from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 
 from undertow.errors import InvalidInput
 from undertow.pictures.files import (
+    PICTURE_KINDS,
     Picture,
     describe_picture,
     file_of,
@@ -81,7 +82,7 @@ def _from_json(name: str, given: Any, remedy: str = "give the adapter again") ->
     if isinstance(given, bytes | np.ndarray):
         return opened(name, given)
     if not isinstance(given, Mapping):
-        raise InvalidInput(name, type(given).__name__, "a PIL image, or the path of a picture")
+        raise InvalidInput(name, type(given).__name__, PICTURE_KINDS)
     if unknown := sorted(given.keys() - {"size", "sha256", "file", "png", "name"}):
         raise InvalidInput(name, ", ".join(map(repr, unknown)), "a picture's file or png, with its size and sha256")
     if (file := given.get("file")) is not None:

@@ -23,6 +23,9 @@ from undertow.pictures.modes import FORMATS, deep_levels, loaded, require_format
 Picture = Image.Image | str | Path
 """A picture, or the file that holds it."""
 
+PICTURE_KINDS = "a PIL image, a NumPy array, or a picture's file by its path or its bytes"
+"""What is read as a picture, in Python."""
+
 ENDINGS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"))
 """Of files that are taken for pictures where nobody names them one by one."""
 

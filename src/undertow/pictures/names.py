@@ -188,7 +188,9 @@ def require_replaceable(path: Path, argument: str, *, overwrite: bool) -> None:
         problem = "a folder" if path.is_dir() else "a pipe or a device"
         raise InvalidInput(argument, repr(str(path)), "a regular file", f"it is {problem}")
     if path.exists() and not overwrite:
-        remedy = "allow it to be replaced (--overwrite), or choose another name"
+        # What has no dashes is an argument, of a verb or in Python.
+        how = "--overwrite" if argument.startswith("--") else "--overwrite, in Python overwrite=True"
+        remedy = f"allow it to be replaced ({how}), or choose another name"
         raise InvalidInput(argument, repr(str(path)), "a file that is not there yet", remedy)
 
 

@@ -95,7 +95,7 @@ def failure_of(error: BaseException) -> Failure:
         return Failure(code=error.code, detail=error.detail)
     cause = error.__cause__ if isinstance(error, RequestFailed) and error.__cause__ is not None else error
     origin = str(error.origin) if isinstance(error, RequestFailed) else "; ".join(getattr(error, "__notes__", ()))
-    detail = without_paths(str(error), error) or type(error).__name__
+    detail = for_clients(without_paths(str(error), error)) or type(error).__name__
     return Failure(code=_code(error, cause), detail=detail, origin=without_paths(origin, error))
 
 
@@ -105,6 +105,14 @@ def without_paths(said: str, error: BaseException) -> str:
         said = said.replace(path, PurePath(path).name)
     return _PATH.sub(lambda found: PurePath(found[0]).name, said)
 
+
+def for_clients(said: str) -> str:
+    """A sentence for those who cannot set a variable of the service: who can raise a limit."""
+    return _RAISE.sub(r"whoever runs this service can raise it (\1)", said)
+
+
+_RAISE = re.compile(r"set (UNDERTOW_MAX_\w+) higher if you trust it")
+"""`Limit.remedy`."""
 
 _PATH = re.compile(r"(?<![\w/:.~-])/(?!v1/|sdapi/)(?:[^\s/'\",;:()]+/)+[^\s/'\",;:()]+")
 """A path of this machine that no error carries by itself; routes of the API are none."""

@@ -28,6 +28,8 @@ def _known(debug: str | bool) -> str | bool:
 class MapOptions(Record):
     """Which attention is averaged to a map of each word, as in the library's `visualize_attention`. `null` is all."""
 
+    called = "attention_maps"
+
     words: Patterns | None = None
     """Words of the prompt, or phrases of it."""
     layers: Patterns | None = None
@@ -51,6 +53,8 @@ class MapOptions(Record):
 @dataclass(frozen=True, kw_only=True)
 class InspectOptions(Record):
     """What is looked at while a job is drawn. Its pictures stay the same to the byte, and take longer."""
+
+    called = "inspect"
 
     attention_maps: MapOptions | bool = False
     """Where the words are attended to."""

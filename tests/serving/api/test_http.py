@@ -62,8 +62,11 @@ def test_a_store_that_is_away_is_said_to_be(api, monkeypatch):
     [
         (b"", "no JSON"),
         (b"{", "no JSON"),
-        (b"[]", "expected a JSON object"),
-        (b"null", "expected a JSON object"),
+        (b"[]", "body is a list, expected a JSON object"),
+        (b"null", "body is null, expected a JSON object"),
+        (b"true", "body is true or false, expected a JSON object"),
+        (b"0.5", "body is a number, expected a JSON object"),
+        (b'"owl"', "body is text, expected a JSON object"),
         (b'{"a": NaN}', "NaN"),
         (b'{"a": Infinity}', "Infinity"),
         (b'{"prompt": 1, "prompt": 2}', "'prompt' is given twice"),

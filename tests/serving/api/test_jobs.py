@@ -319,7 +319,10 @@ def test_a_full_queue_says_when_to_come_again(make_api):
         ({"webhook": "https://example.org"}, "webhooks"),
         ({"seed": -1}, "seed"),
         ({"prompt": None}, "prompt"),
-        ({"prompt": "x" * 20_000}, "bytes"),
+        (
+            {"prompt": "x" * 20_000},
+            "bytes; shorten it, or whoever runs this service can raise it (UNDERTOW_MAX_PROMPT_BYTES)",
+        ),
         ({"sampler": "eulr"}, "euler"),
     ],
 )
@@ -327,6 +330,15 @@ def test_what_cannot_be_drawn_is_refused_by_name(api, more, word):
     problem = is_problem(api.client.post("/v1/jobs", json={**DRAWN, **more}), 422, "invalid_request", word)
     assert problem["fault"] == "request"
     assert api.store.jobs() == []
+
+
+def test_a_client_is_not_told_to_set_a_variable(api):
+    """In no member of the answer, and in no form of another's API."""
+    for path in ("/v1/jobs", "/sdapi/v1/txt2img", "/v1/images/generations"):
+        said = api.client.post(path, json={"prompt": "x" * 20_000})
+        assert said.status_code in (400, 422)
+        assert "can raise it (UNDERTOW_MAX_PROMPT_BYTES)" in said.text
+        assert "set UNDERTOW" not in said.text, path
 
 
 def test_an_accepted_job_says_when_it_will_be_done(api):

@@ -133,5 +133,10 @@ def test_a_job_that_waits_can_be_drawn_earlier(api):
     assert [claim.job.id for claim in api.claim(1)] == [second]
     again = api.client.patch(f"/v1/jobs/{second}", json={"priority": 1}, headers=ann)
     is_problem(again, 409, "job_not_waiting", "running")
-    for wrong in ({"priority": 11}, {"priority": "high"}, {}, {"prompt": "x"}):
-        is_problem(api.client.patch(f"/v1/jobs/{first}", json=wrong, headers=ann), 422, "invalid_request")
+    for wrong, words in (
+        ({"priority": 11}, "from -10 to 10"),
+        ({"priority": "high"}, "a number"),
+        ({}, "missing"),
+        ({"prompt": "x"}, "expected a field of a change of a job"),
+    ):
+        is_problem(api.client.patch(f"/v1/jobs/{first}", json=wrong, headers=ann), 422, "invalid_request", words)

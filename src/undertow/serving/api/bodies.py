@@ -83,8 +83,23 @@ def parse_object(body: bytes) -> dict[str, Any]:
         said = "a number has too many digits" if "set_int_max_str_digits" in str(err) else err
         raise Problem("malformed", f"body is no JSON, expected an object; {said}") from err
     if not isinstance(found, dict):
-        raise Problem("malformed", f"body is {type(found).__name__}, expected a JSON object")
+        raise Problem("malformed", f"body is {_kind(found)}, expected a JSON object")
     return found
+
+
+def _kind(found: Any) -> str:
+    """What JSON is besides an object, in its own words."""
+    match found:
+        case None:
+            return "null"
+        case bool():
+            return "true or false"
+        case int() | float():
+            return "a number"
+        case str():
+            return "text"
+        case _:
+            return "a list"
 
 
 def _require_depth(body: bytes) -> None:

@@ -46,6 +46,8 @@ class NamedAdapter(Record):
     """An adapter of the catalog, how strongly it acts, and what it looks at: a control map, or reference pictures, in
     base64 or as earlier uploads."""
 
+    called = "an adapter"
+
     source: str
     scale: Finite = 1.0
     image: Any = None
@@ -54,6 +56,8 @@ class NamedAdapter(Record):
 @dataclass(frozen=True, kw_only=True)
 class ContextBody(Record):
     """What the metadata of a file say of one context, beside its tensors."""
+
+    called = "a context"
 
     timestep: Finite | Annotated[tuple[Finite, ...], MaxLen(MOST_ROWS)]
     """One number, or one for each of its latents."""

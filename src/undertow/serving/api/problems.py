@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 
 from undertow.errors import InvalidInput, PromptError, UndertowError
 from undertow.lookup import did_you_mean
-from undertow.serving.failures import FailureCode, Fault, Refused
+from undertow.serving.failures import FailureCode, Fault, Refused, for_clients
 from undertow.serving.store.records import ArtifactNotFound, JobNotFound, StoreError
 
 MEDIA_TYPE = "application/problem+json"
@@ -97,8 +97,12 @@ class Problem(Exception):
     """A refusal on its way to the client. more: further members of the answer."""
 
     def __init__(self, code: str, detail: str, *, headers: Mapping[str, str] | None = None, **more: Any):
+        detail = for_clients(detail)
         super().__init__(detail)
-        self.code, self.detail, self.more = code, detail, more
+        self.code, self.detail = code, detail
+        self.more: dict[str, Any] = {
+            name: for_clients(one) if isinstance(one, str) else one for name, one in more.items()
+        }
         self.headers = dict(headers or {})
 
     @property

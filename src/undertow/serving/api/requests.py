@@ -26,6 +26,8 @@ _WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,9})\"?\s*(?:$|[,;])")
 class JobChange(Record):
     """What can change of a job that waits."""
 
+    called = "a change of a job"
+
     priority: Annotated[int, Ge(-10), Le(10)]
     """Among the jobs of the same key: higher goes first."""
 

@@ -35,6 +35,8 @@ Tell = Callable[[float, float, str], Awaitable[None]]
 class Draw(Record):
     """Arguments of `draw`."""
 
+    called = "draw"
+
     prompt: str
     """What to draw."""
     negative_prompt: str = ""
@@ -78,6 +80,8 @@ class Draw(Record):
 class OfJob(Record):
     """Arguments of `status` and `result`."""
 
+    called = "a tool about a job"
+
     job: str
     """The id that draw answered."""
 
@@ -85,6 +89,8 @@ class OfJob(Record):
 @dataclass(frozen=True, kw_only=True)
 class OfModel(Record):
     """Arguments of `list_adapters`."""
+
+    called = "list_adapters"
 
     model: str | None = None
     """Only what fits this model."""

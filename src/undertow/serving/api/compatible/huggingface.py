@@ -52,6 +52,7 @@ class TaskParameters(Record):
     """The task's parameters (huggingface.js, packages/tasks, text-to-image)."""
 
     argument_prefix = "parameters."
+    called = "the task's parameters"
 
     negative_prompt: str | None = None
     height: Annotated[int, Ge(1)] | None = None
@@ -66,6 +67,8 @@ class TaskParameters(Record):
 @dataclass(frozen=True, kw_only=True)
 class TextToImageTask(Record):
     """The body of the task."""
+
+    called = "the task"
 
     inputs: str
     """The prompt."""

@@ -54,6 +54,7 @@ class Lora(Record):
     """An adapter by its name of GET /v1/adapters."""
 
     argument_prefix = "loras."
+    called = "a LoRA"
 
     name: str
     scale: Finite = 1.0

@@ -55,6 +55,7 @@ class Unit(Record):
     """A map, and what reads it."""
 
     argument_prefix = "controlnet."
+    called = "a unit of ControlNet"
 
     model: str
     image: str = ""
