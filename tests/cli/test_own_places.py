@@ -67,20 +67,31 @@ def test_what_is_read_is_not_written_into(line, option, here, capsys):
         ("samplers --plot old.png", "--plot"),
         ("adapters explain peft --model em --figure old.png", "--figure"),
         ("generate a --model em --out old.png", "--out"),
+        ("generate a --model em --out a.png --preview old.png", "--preview"),
+        ("generate a --model em --out a.png --report old.html", "--report"),
         ("compare a --model em --out old.png", "--out"),
         ("sample dd --out old.png", "--out"),
     ],
 )
 def test_what_is_there_is_replaced_only_when_that_is_allowed(line, option, here, capsys):
     Image.new("RGB", (6, 4)).save("photo.png")
-    for name in ("old.png", "old.safetensors"):
-        Path(name).write_text("mine")
+    olds = [Path(name) for name in ("old.png", "old.safetensors", "old.html")]
+    for old in olds:
+        old.write_text("mine")
     assert main(line.split()) == 2
     said = capsys.readouterr()
     assert f"error: {option} is 'old." in said.err
     assert "expected a file that is not there yet; allow it to be replaced (--overwrite" in said.err
     assert not said.out
-    assert Path("old.png").read_text() == Path("old.safetensors").read_text() == "mine"
+    assert {old.read_text() for old in olds} == {"mine"}
+
+
+@pytest.mark.parametrize("verb", ["generate a --model em --out a.png", "profile em"])
+def test_a_trace_replaces_nothing(verb, here, capsys):
+    Path("old.json").write_text("mine")
+    assert main([*verb.split(), "--trace", "old.json"]) == 2
+    assert "--trace is old.json, expected a file that is not there yet" in capsys.readouterr().err
+    assert Path("old.json").read_text() == "mine"
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,9 @@ def test_inpainting_keeps_what_the_mask_keeps_and_repeats_itself(folder, tmp_pat
 def test_a_preview_follows(folder, tmp_path):
     assert draw(folder, tmp_path / "a.png", "--preview", tmp_path / "shown" / "now.png") == 0
     assert pixels(tmp_path / "shown" / "now.png").shape == (16, 16, 3)  # a pixel for each cell of the latents
+    (tmp_path / "shown" / "now.png").write_text("another's")
+    assert draw(folder, tmp_path / "b.png", "--preview", tmp_path / "shown" / "now.png", "--overwrite") == 0
+    assert pixels(tmp_path / "shown" / "now.png").shape == (16, 16, 3)
 
 
 def test_every_kind_of_option_reaches_the_request(folder, tmp_path):

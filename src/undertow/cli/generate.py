@@ -123,9 +123,9 @@ def generate(
     source = model if model is not None else read_config().find(tasks[0].model)
     writers = PictureWriter.to_each(out, name, [one.indices for one in tasks], overwrite=overwrite)
     if preview is not None:
-        require_picture_file(preview, "--preview")
+        require_picture_file(preview, "--preview", overwrite=overwrite)
     if report is not None:
-        require_report(report, len(tasks))
+        require_report(report, len(tasks), overwrite=overwrite)
     embeddings = options.get("embeddings") or ()
     read = (*(file for file in (repeat, prompts) if file is not None), *embeddings)
     if trace is not None:

@@ -13,9 +13,9 @@ from undertow.cli.notes import Notes
 from undertow.cli.request_options import request_of
 from undertow.cli.suggested import with_suggested
 from undertow.cli.terminal import SafeConsole, tell_written
+from undertow.cli.tracing import require_trace
 from undertow.cli.waiting import waiting
 from undertow.errors import InvalidInput
-from undertow.pictures.names import require_file
 from undertow.shortage import size_in_words
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def profile(
     if trace is not None:
         if trace.suffix.lower() != ".json":
             raise InvalidInput("--trace", str(trace), "a file that ends in .json")
-        require_file(trace, "--trace")
+        require_trace(trace)
     request = request_of(prompt, {"steps": steps, **({} if size is None else {"size": size})}, count=count)
     loading = LoadingOptions(precision=precision, attention=attention, device=device)
     console = SafeConsole(stderr=True)

@@ -22,14 +22,14 @@ class Reported:
     page: Path | None = None
 
 
-def require_report(path: Path, requests: int) -> None:
-    """Errors: `InvalidInput` for another kind of file, for several requests, whose pictures have one page each, and for
-    a place that takes no file."""
+def require_report(path: Path, requests: int, *, overwrite: bool) -> None:
+    """Errors: `InvalidInput` for another kind of file, for several requests, whose pictures have one page each, for a
+    file that is there and may not be replaced, and for a place that takes no file."""
     if path.suffix.lower() != ".html":
         raise InvalidInput("--report", str(path), "a file that ends in .html")
     if requests > 1:
         raise InvalidInput("--report", str(path), "nothing with several prompts", "draw one of them with it")
-    require_file(path, "--report")
+    require_file(path, "--report", overwrite=overwrite)
 
 
 @contextmanager
