@@ -21,6 +21,7 @@ from itertools import product
 
 import torch
 from torch import Tensor
+from torch._dynamo import config as dynamo
 
 import undertow
 from benchmarks.lib.peer_networks import diffusers_network, ours_by, random_inputs, undertow_network
@@ -72,7 +73,7 @@ def measure(network: str, dtype_name: str, way: str, repeats: int) -> str:
     runs = {"eager": ours_by(eager, given), "compiled": ours_by(compiled, given)}
     expected = runs["eager"]()
     start = time.perf_counter()
-    with torch._dynamo.config.patch(recompile_limit=GRAPHS, accumulated_recompile_limit=GRAPHS):
+    with dynamo.patch(recompile_limit=GRAPHS, accumulated_recompile_limit=GRAPHS):
         found = runs["compiled"]()
         first = time.perf_counter() - start
         medians = interleaved_medians(runs, repeats)
