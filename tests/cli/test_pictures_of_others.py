@@ -74,6 +74,20 @@ def test_a_lora_of_the_same_name_with_other_contents_is_noted(tmp_path, capsys):
         assert (told in said(capsys)) == noted
 
 
+def test_an_adapter_that_is_added_leaves_the_loras_in_place(tmp_path):
+    """They were lost, and nothing said so."""
+    picture = written(
+        tmp_path / "a.png", parameters="owl <lora:mosaic:0.5>\nSteps: 1, Seed: 7, Size: 64x64, Model: emoji"
+    )
+    Image.new("RGB", (64, 64)).save(tmp_path / "map.png")
+    for name, typed in (("added", ()), ("listed", ("--lora", "line-drawing"))):
+        out = str(tmp_path / f"{name}.png")
+        control = f"edges={tmp_path / 'map.png'}"
+        assert main(["generate", "--from", picture, "--adapter", control, *typed, "--no-show", "--out", out]) == 0
+        with Image.open(out) as image:
+            assert ("<lora:mosaic:0.5>" in image.info["parameters"]) == (name == "added")
+
+
 def test_comfyui_s_picture_is_drawn_from_its_graph(folder, tmp_path, capsys):
     graph = changed(
         n3={"steps": 2, "cfg": 2.0, "sampler_name": "euler_ancestral", "scheduler": "karras", "seed": 7},

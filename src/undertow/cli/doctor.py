@@ -11,6 +11,7 @@ from undertow.cli.model_loading import LoadingOptions, Precision
 from undertow.cli.model_option import DEFAULT_MODEL, MODEL_HELP, complete_model, find_model
 from undertow.cli.named_files import require_files
 from undertow.cli.notes import Notes
+from undertow.cli.option_values import named_adapters
 from undertow.cli.repeated import bundled_with, model_at_hand
 from undertow.cli.request_options import request_of
 from undertow.cli.suggested import given_fields, requests_of
@@ -18,6 +19,7 @@ from undertow.cli.task import Task
 from undertow.cli.terminal import SafeConsole
 from undertow.cli.waiting import waiting
 from undertow.engine.metadata import StoredDescription, read_stored
+from undertow.engine.named_adapters import with_named
 from undertow.engine.request import GenerationRequest
 from undertow.errors import DamagedWeights, InvalidInput
 
@@ -159,7 +161,10 @@ def _task(prompt: str | None, typed: dict[str, Any], stored: StoredDescription |
     fields = {"loras": "adapters", "negative": "negative_prompt", "guidance": "guidance_scale"}
     names = [fields.get(name, name) for name in typed] + ([] if prompt is None else ["prompt"])
     instead = {name: getattr(asked, name) for name in names}
-    return _decided(stored.description(instead, bundled_with(model).names()).request)
+    bundled = bundled_with(model).names()
+    if "adapters" in instead:
+        instead["adapters"] = with_named(stored.request, named_adapters(typed), bundled).value
+    return _decided(stored.description(instead, bundled).request)
 
 
 def _decided(request: GenerationRequest) -> Task:

@@ -78,7 +78,7 @@ Repeat = Annotated[
     to_draw(
         "--from",
         help="Repeat a picture that undertow, A1111 or ComfyUI described; what is given beside it replaces what is "
-        "stored.",
+        "stored: --lora all LoRAs, --adapter the one of its name, or one more.",
     ),
 ]
 Preset = Annotated[

@@ -1,12 +1,14 @@
 """Values of options that are more than a word or a number."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from undertow.adapters.adapter import Adapter
 from undertow.cli.config import read_config
 from undertow.cli.named_places import as_numbers, is_one_of, is_place, split_list, split_numbers, split_pair
 from undertow.cli.seeds import parse_seed
+from undertow.engine.named_adapters import NamedAdapter
 from undertow.engine.parts import Region
 from undertow.errors import InvalidInput
 
@@ -45,7 +47,7 @@ def parse_adapters(
     its ending. loras: those beside them, which take no mask. Errors: `InvalidInput`."""
     found = []
     for text in texts or ():
-        source, pictures = split_pair(text, lambda left: is_place(split_numbers(left)[0]))
+        source, pictures = _source_and_pictures(text)
         (adapter,) = parse_loras([source], {})
         found.append(replace(adapter, image=None if pictures is None else split_list(pictures)))
     titles = [adapter.title for adapter in found]
@@ -57,6 +59,32 @@ def parse_adapters(
         expected = f"names of {'those' if loras else 'what'} given by --adapter: {known or 'none is'}"
         raise InvalidInput("--adapter-mask", ", ".join(places), expected, remedy)
     return tuple(found)
+
+
+def _source_and_pictures(text: str) -> tuple[str, str | None]:
+    """The two sides of --adapter; the scale is on the left."""
+    return split_pair(text, lambda left: is_place(split_numbers(left)[0]))
+
+
+def named_adapters(options: Mapping[str, Any]) -> tuple[NamedAdapter, ...]:
+    """The adapters of options, each with the fields that were typed of it. Errors: `InvalidInput`."""
+    loras, adapters = options.get("loras") or (), options.get("adapters") or ()
+    blocks = numbers_by_name("--lora-block", options.get("lora_blocks"))
+    found = []
+    read = parse_loras(loras, blocks)
+    for text, adapter in zip(loras, read, strict=True):
+        typed = {"scale": split_numbers(text)[1], "blocks": blocks}
+        found.append(NamedAdapter(adapter=adapter, typed=_given(typed), is_lora=True))
+    others = parse_adapters(adapters, options.get("adapter_masks"), read)
+    for text, adapter in zip(adapters, others, strict=True):
+        source, pictures = _source_and_pictures(text)
+        typed = {"scale": split_numbers(source)[1], "image": pictures is not None, "mask": adapter.mask is not None}
+        found.append(NamedAdapter(adapter=adapter, typed=_given(typed)))
+    return tuple(found)
+
+
+def _given(typed: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(name for name, value in typed.items() if value)
 
 
 def _pictures_by_name(option: str, text: str, names: Sequence[str]) -> tuple[str, tuple[str, ...]]:

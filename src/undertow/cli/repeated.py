@@ -14,17 +14,22 @@ from undertow.adapters.files.bundled import BundledAdapters
 from undertow.checkpoints.files.place import local_path
 from undertow.cli.config import read_config
 from undertow.cli.notes import Notes
+from undertow.cli.option_values import named_adapters
 from undertow.cli.request_options import changes, with_parts
 from undertow.cli.task import Task, typed_rows
 from undertow.embedded import embedded_models, located
 from undertow.engine.metadata import JSON_KEY, StoredDescription, read_stored, read_texts
-from undertow.engine.named_files import file_name, with_named
+from undertow.engine.named_adapters import with_named
+from undertow.engine.named_files import file_name
 from undertow.errors import InvalidInput
 from undertow.infotext.reading import INVERSION, NamedFile
 
 if TYPE_CHECKING:
     from undertow.infotext.reading import Reading
     from undertow.service import UNetService
+
+LORA = "LoRA"
+"""As other programs' descriptions call the kind of such a file."""
 
 
 def repeated_task(
@@ -40,22 +45,24 @@ def repeated_task(
     instead = changes(options) | ({"prompt": options["prompt"]} if "prompt" in options else {})
     stored, needed = read_stored(picture, texts) if JSON_KEY in texts else None, list[NamedFile]()
     if stored is None:
-        inversions = bool(options.get("embeddings"))
-        stored, needed = _of_others(picture, texts, instead, model, notes, inversions=inversions)
+        taken = {INVERSION: bool(options.get("embeddings")), LORA: bool(options.get("loras"))}
+        stored, needed = _of_others(picture, texts, instead, model, notes, taken)
     source = model or model_at_hand(stored.model)
     if source is None:
         source = stored.model
         needed.append(NamedFile(kind="model", name=source, option="--model", hash=stored.model_hash or ""))
+    bundled = bundled_with(source).names()
     if options.get("embeddings"):  # files, whose names take the place of the stored ones once they are read
         instead["embeddings"] = ()
         _note_other_embeddings(options["embeddings"], stored.embedding_hashes, notes)
     if "adapters" in instead:
-        bare = [*(options.get("loras") or ()), *(options.get("adapters") or ())]
-        instead["adapters"] = with_named(stored.request, instead["adapters"], bare)
+        merged = with_named(stored.request, named_adapters(options), bundled)
+        instead["adapters"] = merged.value
+        if merged.dropped:
+            notes.add(f"drawn without what was stored and is not named now: {', '.join(merged.dropped)}")
     if refiner is None:
         for file in stored.refining:
             notes.add(f"drawn without the {file}; {file.option} FILE takes it")
-    bundled = bundled_with(source).names()
     stored.require([*needed, *stored.named_files(instead, bundled)])
     found = stored.description(instead, bundled)
     if options:
@@ -106,11 +113,10 @@ def _of_others(
     instead: Mapping[str, Any],
     model: str | None,
     notes: Notes,
-    *,
-    inversions: bool,
+    taken: Mapping[str, bool],
 ) -> tuple[StoredDescription, list[NamedFile]]:
-    """A request from another program's description, and what it needs besides the model. inversions: whether files of
-    them are given. Errors: `InvalidInput`."""
+    """A request from another program's description, and what it needs besides the model. taken: kinds of files,
+    and whether such are given now. Errors: `InvalidInput`."""
     from undertow.engine.foreign import within_limits
     from undertow.infotext.picture import read_description_of_others, unread_program
 
@@ -124,16 +130,16 @@ def _of_others(
     request = dict(reading.request)
     of_model = bundled_with(model or (named.name if named is not None else ""))
     bundled = of_model.names()
-    if "adapters" not in instead:
+    if not taken[LORA]:
         request["adapters"] = [
             {"source": file.name, "scale": 1.0 if file.scale is None else file.scale}
-            for file in reading.of_kind("LoRA")
+            for file in reading.of_kind(LORA)
             if file.name in bundled
         ]
         _note_other_loras(reading, of_model, notes)
-    taken = {"model", "picture", *(["LoRA"] if "adapters" in instead else []), *([INVERSION] if inversions else [])}
+    told = {"model", "picture", *(kind for kind, given in taken.items() if given)}
     for file in reading.files:
-        if file.kind not in taken and file.name not in bundled:
+        if file.kind not in told and file.name not in bundled:
             notes.add(f"drawn without {file}; {file.option} FILE takes it")
     for note in reading.notes:
         notes.add(note)
@@ -174,7 +180,7 @@ def _note_other_loras(reading: "Reading", bundled: BundledAdapters, notes: Notes
     """Says where a LoRA that came with the model has the name of the one that drew, and other contents."""
     from undertow.checkpoints.files.hashes import lora_hash
 
-    for file in reading.of_kind("LoRA"):
+    for file in reading.of_kind(LORA):
         if file.name not in bundled.names() or not file.hash:
             continue
         found = lora_hash(Path(bundled.locate(file.name)))

@@ -16,9 +16,8 @@ import typer
 
 from undertow.adapters.adapter import Adapter
 from undertow.cli.option_values import (
+    named_adapters,
     numbers_by_name,
-    parse_adapters,
-    parse_loras,
     parse_regions,
     parse_sigmas,
     parse_variation,
@@ -235,9 +234,7 @@ def changes(options: Mapping[str, Any]) -> dict[str, Any]:
     if options.keys() & {"loras", "lora_blocks", "adapters", "adapter_masks"}:
         if "lora_blocks" in options and "loras" not in options:
             raise InvalidInput("--lora-block", ", ".join(options["lora_blocks"]), "a --lora that it belongs to")
-        loras = parse_loras(options.get("loras"), numbers_by_name("--lora-block", options.get("lora_blocks")))
-        others = parse_adapters(options.get("adapters"), options.get("adapter_masks"), loras)
-        found["adapters"] = (*loras, *others)
+        found["adapters"] = tuple(one.adapter for one in named_adapters(options))
     return found
 
 

@@ -102,6 +102,8 @@ class StoredDescription:
             }
         )
         own = given.get("adapters", ())
+        own = own.get("adapters", ()) if isinstance(own, Mapping) else own  # of a stack
+        own = [one for one in own if isinstance(one, Adapter)]  # the others are stored ones
         self.require([*_foreign(found.request, bundled, own)])
         # Of fewer pictures than before the caller draws another one.
         if found.index >= found.request.count and "count" not in given:

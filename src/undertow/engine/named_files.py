@@ -6,11 +6,9 @@ listed, and asked for. Everything else that holds stored requests of strangers g
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
 
-from undertow.adapters.adapter import Adapter
 from undertow.engine.request import PICTURES
 from undertow.infotext.reading import INVERSION, NamedFile
 
@@ -35,7 +33,7 @@ def named_files(request: Mapping[str, Any], bundled: Collection[str]) -> list[Na
         for name in PICTURES
         if _is_open(request, name)
     ]
-    for name in _listed(request.get("embeddings")):
+    for name in listed(request.get("embeddings")):
         found.append(NamedFile(kind=INVERSION, name=file_name(str(name)), option="--embedding"))
     for adapter in stored_adapters(request):
         source = str(adapter.get("source"))
@@ -57,31 +55,21 @@ def named_files(request: Mapping[str, Any], bundled: Collection[str]) -> list[Na
     return found
 
 
-def with_named(request: Mapping[str, Any], given: Sequence[Adapter], bare: Collection[str]) -> tuple[Adapter, ...]:
-    """The adapters that the user named. bare: the sources of those that came without settings, which act as the stored
-    one of the same file name does."""
-    stored = {file_name(str(adapter.get("source"))): adapter for adapter in stored_adapters(request)}
-    return tuple(
-        _as_stored(one, stored.get(file_name(str(one.source)))) if str(one.source) in bare else one for one in given
-    )
-
-
 def stored_adapters(request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The adapters of a request's JSON, those of its regions too."""
-    for holder in (request, *_listed(request.get("regions"))):
-        adapters = holder.get("adapters") if isinstance(holder, Mapping) else None
-        if isinstance(adapters, Mapping):  # a stack
-            adapters = adapters.get("adapters")
-        several = [adapters] if isinstance(adapters, str) else _listed(adapters)
-        sources = ({"source": adapter} if isinstance(adapter, str) else adapter for adapter in several)
-        yield from (adapter for adapter in sources if isinstance(adapter, dict))
+    for holder in (request, *listed(request.get("regions"))):
+        if isinstance(holder, Mapping):
+            yield from request_adapters(holder)
 
 
-def _as_stored(given: Adapter, stored: Mapping[str, Any] | None) -> Adapter:
-    if stored is None or given != Adapter(given.source):  # such as one with --lora-block
-        return given
-    stored = {name: value for name, value in stored.items() if name != "encoder"}  # found beside the file
-    return replace(Adapter.from_json({**stored, "source": str(given.source)}), source=given.source)
+def request_adapters(holder: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The adapters of the JSON of a request or a region itself, in a stack or not."""
+    adapters = holder.get("adapters")
+    if isinstance(adapters, Mapping):  # a stack
+        adapters = adapters.get("adapters")
+    several = [adapters] if isinstance(adapters, str) else listed(adapters)
+    sources = ({"source": adapter} if isinstance(adapter, str) else adapter for adapter in several)
+    yield from (adapter for adapter in sources if isinstance(adapter, dict))
 
 
 def _within(holder: Any) -> Any:
@@ -131,5 +119,6 @@ def file_name(path: str) -> str:
     return PurePath(path.replace("\\", "/")).name or path
 
 
-def _listed(value: Any) -> Sequence[Any]:
+def listed(value: Any) -> Sequence[Any]:
+    """A list of JSON; nothing for what is none."""
     return value if isinstance(value, list | tuple) else ()

@@ -398,7 +398,7 @@ OVER_PARTS = Command(
         case("--view-overlap", "0.25", request__views=Views(window=32, overlap=0.25)),
         case("--variation", "7:0.5", request__variation_seed=7, request__variation_strength=0.5),
         case("--sampler-option", "s_noise=2", request__sampler_options={"s_noise": 2.0}),
-        case("--adapter", "b=photo.png", request__adapters=(Adapter("b", image=("photo.png",)),)),
+        case("--adapter", "b=photo.png", request__adapters=(*RICH.adapters, Adapter("b", image=("photo.png",)))),
         # Named without settings, an adapter acts as the picture says.
         case("--lora", "elsewhere/mosaic", request__adapters=(Adapter("elsewhere/mosaic", scale=0.5),)),
         case("--lora", "mosaic@1", request__adapters=(Adapter("mosaic"),)),
