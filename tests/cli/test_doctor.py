@@ -5,8 +5,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.services import copy_pipeline, pipeline_folder
+from undertow import UNetService
 from undertow.cli.app import main
 
 
@@ -78,6 +80,22 @@ def test_a_picture_of_ours_brings_its_model_and_the_adapters_that_came_with_it(c
     assert "another-model" in told.out, "what is typed counts more"
     assert "which is examined" not in told.err
     assert main(["doctor", "--picture", "styled.png", "--only", "another-model"]) == 0
+
+
+def test_a_lora_that_is_typed_leaves_the_picture_s_other_adapters(monkeypatch, capsys):
+    Image.new("RGB", (64, 64)).save("map.png")
+    typed = ["--lora", "mosaic", "--adapter", "edges@0.9=map.png", "--steps", "1", "--no-show"]
+    assert main(["generate", "owl", *typed, "-o", "mix.png"]) == 0
+    asked, diagnose = [], UNetService.diagnose
+    monkeypatch.setattr(
+        UNetService, "diagnose", lambda self, request, **how: asked.append(request) or diagnose(self, request, **how)
+    )
+    assert main(["doctor", "--picture", "mix.png", "--lora", "mosaic@0.3", "--only", "another-model"]) == 0
+    (request,) = asked
+    assert [(one.title, one.scale, len(one.images())) for one in request.adapters] == [
+        ("mosaic", 0.3, 0),
+        ("edges", 0.9, 1),
+    ]
 
 
 def test_a_picture_of_a_model_that_is_not_here_is_held_against_the_embedded_one(capsys):

@@ -1,6 +1,7 @@
 """A picture that is drawn again: in a process of its own, and compared byte by byte."""
 
 import os
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import undertow
+from undertow import Adapter
+from undertow.embedded import embedded_models
 from undertow.inspection.doctor import redraw
 
 
@@ -36,6 +39,28 @@ def test_a_fresh_process_draws_the_same_bytes_and_one_that_differs_is_found(tmp_
     assert f"1 of {edited.width * edited.height * 3:,} bytes differ, by 1 at most" in finding.evidence
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["drawn.png"])
+def test_adapters_with_pictures_and_files_are_drawn_again(tmp_path, name):
+    """Each adapter was named as a LoRA with a scale, without its picture."""
+    own = tmp_path / "own.safetensors"
+    shutil.copy(embedded_models()["emoji"] / "adapters" / "line-drawing.safetensors", own)
+    control = Image.new("RGB", (128, 128))
+    control.paste("white", (30, 30, 90, 34))
+    adapters = (
+        Adapter("mosaic", scale=(0.3, 0.6)),
+        Adapter("edges", image=control, scale=0.8, end=0.6),
+        Adapter("references", image=control),
+        Adapter(own, scale=0.4),
+    )
+    request = undertow.GenerationRequest(prompt="owl", seed=3, steps=2, adapters=adapters)
+    service = undertow.load("emoji")
+    service.run(request).save(tmp_path / name)
+    asked = replace(request, adapters=(Adapter("mosaic"), *adapters[1:]))  # the picture is drawn as it was all the same
+    found = service.diagnose(asked, only=["not-reproduced"], picture=tmp_path / name)
+    assert (found.findings, found.skipped) == ((), {})
+
+
 def test_the_fresh_process_has_as_many_threads_as_this_one(tmp_path, monkeypatch):
     asked = []
 
@@ -45,6 +70,7 @@ def test_the_fresh_process_has_as_many_threads_as_this_one(tmp_path, monkeypatch
         return type("Run", (), {"returncode": 0, "stderr": ""})()
 
     monkeypatch.setattr(redraw.subprocess, "run", run)
+    Image.new("RGB", (8, 8)).save(tmp_path / "pinned.png")
     redraw.redrawn(tmp_path / "pinned.png", ["--model", "emoji"])
     ((words, env),) = asked
     assert words[1:5] == ["-m", "undertow", "generate", "--from"]

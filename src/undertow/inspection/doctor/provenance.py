@@ -8,6 +8,7 @@ from PIL import Image
 
 from undertow.checkpoints.files.hashes import model_hash
 from undertow.engine.metadata import StoredDescription, read_stored
+from undertow.engine.named_files import file_name, request_adapters
 from undertow.errors import InvalidInput
 from undertow.inspection.doctor.case import Case
 from undertow.inspection.doctor.finding import Seen, rule
@@ -88,12 +89,17 @@ def not_reproduced(case: Case) -> Iterator[Seen]:
 
 
 def _options(case: Case, stored: StoredDescription) -> Sequence[str]:
-    """What the fresh process is told besides the picture: the same model, type and adapters."""
+    """What the fresh process is told besides the picture: the same model and type, and where adapters lie that did not
+    come with the model. They are named bare: their settings and pictures are stored."""
     words = ["--model", str(case.model.path)]
     if (dtype := TYPES.get(case.unet.dtype)) is not None:
         words += ["--precision", dtype]
-    for adapter in case.adapters if stored.request.get("adapters") else ():
-        words += ["--lora", f"{adapter.source}@{','.join(map(str, adapter.scales))}"]
+    bundled = case.manager.bundled.names()
+    places = {file_name(str(adapter.source)): str(adapter.source) for adapter in case.adapters}
+    named = dict.fromkeys(str(one.get("source")) for one in request_adapters(stored.request))
+    for name in named:
+        if name not in bundled and name in places:
+            words += ["--adapter", places[name]]  # also a LoRA: --lora would take the place of all others
     return words
 
 
