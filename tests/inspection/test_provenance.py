@@ -40,9 +40,9 @@ def test_a_fresh_process_draws_the_same_bytes_and_one_that_differs_is_found(tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["drawn.png"])
-def test_adapters_with_pictures_and_files_are_drawn_again(tmp_path, name):
-    """Each adapter was named as a LoRA with a scale, without its picture."""
+@pytest.mark.parametrize("name", ["drawn.png", "drawn.jpg", "drawn.webp"])
+def test_adapters_with_pictures_and_files_are_drawn_again_in_each_format(tmp_path, name):
+    """Each adapter was named as a LoRA with a scale, without its picture; and JPEG was held against PNG."""
     own = tmp_path / "own.safetensors"
     shutil.copy(embedded_models()["emoji"] / "adapters" / "line-drawing.safetensors", own)
     control = Image.new("RGB", (128, 128))

@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 
 from undertow.errors import InvalidInput
+from undertow.pictures.files import header_of
+from undertow.pictures.names import FORMATS
 
 Redraw = Callable[[Path, Sequence[str]], Image.Image]
 """The picture that a file describes, drawn again. The words are what `undertow generate` is told besides."""
@@ -19,10 +21,12 @@ LONGEST_S = 3600.0
 
 
 def redrawn(picture: Path, options: Sequence[str]) -> Image.Image:
-    """Runs `undertow generate --from PICTURE` in a fresh process, in as many threads as this one. Errors:
-    `InvalidInput` with what that said."""
+    """Runs `undertow generate --from PICTURE` in a fresh process, in as many threads as this one, into a file of the
+    picture's format: JPEG and WebP lose some of what was drawn. Errors: `InvalidInput` with what that said."""
+    with header_of("picture", picture) as image:
+        ending = next((ending for ending, form in FORMATS.items() if form == image.format), ".png")
     with TemporaryDirectory(prefix="undertow-doctor-") as folder:
-        out = Path(folder) / "again.png"
+        out = Path(folder) / f"again{ending}"
         words = ["generate", "--from", str(picture), *options, "--out", str(out), "--no-show"]
         run = subprocess.run(
             [sys.executable, "-m", "undertow", *words],
