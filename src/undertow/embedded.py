@@ -37,6 +37,12 @@ def embedded_models() -> EmbeddedModels:
     return EmbeddedModels(sorted(folder for folder in root.iterdir() if folder.is_dir()) if root.is_dir() else ())
 
 
+def embedded_name(source: str | Path) -> str | None:
+    """The name of the embedded model that is named, or whose folder is."""
+    known, name = embedded_models(), Path(source).name
+    return name if name in known and (str(source) == name or Path(source) == known[name]) else None
+
+
 def require_named(source: str | Path) -> None:
     """Errors: `UnknownCheckpoint` for an empty name, which would be the working folder."""
     if not str(source).strip():

@@ -17,6 +17,7 @@ from undertow.checkpoints.read.model_loading import load_model
 from undertow.checkpoints.read.unet_loading import load_unet_from
 from undertow.doors import checked
 from undertow.embedded import located
+from undertow.engine.loaded_as import computing_of
 from undertow.errors import InvalidInput
 from undertow.nn.packed import packs_anything
 from undertow.nn.quantized import quantized_layers
@@ -115,7 +116,7 @@ def load(
 
         service = undertow.load("dreamshaper.safetensors", dtype=torch.float16, device="cuda")
     """
-    runner = None if backend == "auto" else runner_named(backend)
+    runner, name = None if backend == "auto" else runner_named(backend), str(backend)
     require_device("device", device)
     options = {"dtype": dtype, "vae_dtype": vae_dtype, "device": device, "attention": attention}
     options |= {"validate_weights": validate_weights}
@@ -138,17 +139,28 @@ def load(
     if runner is None and model.unet is not None:
         choice = backend_for(model.unet, device)
         model = _with_note(model, str(choice))
-        runner = runner_named(choice.name)
+        runner, name = runner_named(choice.name), choice.name
     if runner is None or (backend == "packed" and model.unet is not None and not packs_anything(model.unet)):
         if runner is not None:
             model = _with_note(model, f"nothing is packed for {model.require_unet().dtype} here: computed eagerly")
-        runner = EAGER
+        runner, name = EAGER, "eager"
+    computing = computing_of(
+        source,
+        dtype=dtype,
+        used=None if model.unet is None else model.unet.dtype,
+        vae_dtype=vae_dtype,
+        prediction=prediction,
+        quantize=quantize,
+        backend=name,
+        attention=attention,
+        capacity=adapter_capacity,
+    )
     options |= {"quantization": _wanted(quantize)}
     other = None if refiner is None else _load(refiner, lazy=lazy, **options)
     for part in (model, other):
         if part is not None:
             logger.info("loaded %s: %s", part.path, "; ".join((part.family, *part.report.notes)))
-    return UNetService(model, other, adapter_capacity=adapter_capacity, runner=runner)
+    return UNetService(model, other, adapter_capacity=adapter_capacity, runner=runner, computing=computing)
 
 
 def _with_note(model: LoadedModel, note: str) -> LoadedModel:

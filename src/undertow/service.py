@@ -18,6 +18,7 @@ from undertow.checkpoints.read.home import is_stand_in
 from undertow.checkpoints.read.inversion_file import read_inversions, require_made_for, vectors_for
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.doors import checked
+from undertow.engine.computing import PLAIN, Computing
 from undertow.engine.context import PIXELS_PER_CELL, PredictionContext, predict_noise
 from undertow.engine.debug import Debug
 from undertow.engine.engine import Engine
@@ -63,6 +64,7 @@ class UNetService(Inspectable):
         *,
         adapter_capacity: AdapterCapacity | None = None,
         runner: Runner = EAGER,
+        computing: Computing = PLAIN,
     ):
         if adapter_capacity is not None and not runner.capabilities.slots:
             raise InvalidInput("adapter_capacity", adapter_capacity, "None: this runner has no slots for LoRA")
@@ -70,6 +72,7 @@ class UNetService(Inspectable):
         self._refiner = refiner
         self._capacity = adapter_capacity
         self.runner = runner
+        self._computing = computing
         if adapter_capacity is not None:
             _ = self.adapters  # slots are there before the first forward
 
@@ -135,7 +138,7 @@ class UNetService(Inspectable):
     @cached_property
     def engine(self) -> Engine:
         """What draws the requests. With it they can be submitted one by one, awaited, watched and cancelled."""
-        engine = Engine(self._model, self._refiner, self.adapters, runner=self.runner)
+        engine = Engine(self._model, self._refiner, self.adapters, runner=self.runner, computing=self._computing)
         engine.rescue = Rescuer(adapters=self.adapters)
         return engine
 

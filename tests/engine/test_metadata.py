@@ -12,6 +12,7 @@ from torch import ones
 
 from undertow import Adapter, AdapterStack, HighResolution, Region
 from undertow.engine.a1111_text import a1111_text
+from undertow.engine.computing import Computing, Slots
 from undertow.engine.description_json import description_json
 from undertow.engine.metadata import JSON_KEY, read_description, read_stored, read_texts
 from undertow.engine.report import Report, UsedAdapter, UsedFiles
@@ -317,3 +318,28 @@ def test_an_empty_prompt_is_allowed_and_unknown_fields_are_not():
     assert GenerationRequest.from_json({"prompt": ""}).prompt == ""
     with pytest.raises(InvalidInput, match="cfg"):
         GenerationRequest.from_json({"prompt": "", "cfg": 7})
+
+
+def test_what_was_chosen_of_the_model_is_carried_and_an_old_picture_says_nothing(tmp_path):
+    """Pictures in bfloat16 or by OpenVINO were drawn again otherwise, and nothing said so."""
+    chosen = Computing(precision="bf16", quantize={"unet.*": "int8-weights"}, slots=Slots(slots=2, per_row=2))
+    path = save_picture(Image.new("RGB", (8, 8)), tmp_path / "a.png", replace(report(), computing=chosen))
+    stored = read_texts(path)[JSON_KEY]
+    assert json.loads(stored)["computing"].keys() == {"precision", "quantize", "slots"}
+    assert read_stored(path).computing == read_description(path).computing == chosen
+    assert str(chosen) == '--precision bf16 --quantize {"unet.*": "int8-weights"} --adapter-slots 2'
+    old = json.loads(stored)
+    old.pop("computing")
+    assert read_stored(path, {JSON_KEY: json.dumps(old)}).computing is None
+    newer = old | {"computing": {"precision": "f16", "invented_later": 1}}
+    assert read_stored(path, {JSON_KEY: json.dumps(newer)}).computing == Computing(precision="f16")
+
+
+@pytest.mark.parametrize(
+    "computing",
+    [3, {"precision": "f8"}, {"slots": {"slots": 10**9, "per_row": 1}}, {"attention": "x"}, {"prediction": "luck"}],
+)
+def test_what_no_model_can_be_loaded_with_is_damaged(tmp_path, computing):
+    stored = {"request": {"prompt": ""}, "index": 0, "model": "m", "computing": computing}
+    with pytest.raises(InvalidInput, match="it is damaged \\(its computing"):
+        read_stored(tmp_path / "a.png", {JSON_KEY: json.dumps(stored)})

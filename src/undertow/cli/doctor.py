@@ -1,11 +1,13 @@
 """`undertow doctor`: what is wrong with a model, a request, a picture or this machine, and what helps."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from undertow.cli.drawn_as import load_as_drawn
 from undertow.cli.generate_options import AllowPickle, AttentionFor, Device, Prediction, VaePrecision
 from undertow.cli.model_loading import LoadingOptions, Precision
 from undertow.cli.model_option import DEFAULT_MODEL, MODEL_HELP, complete_model, find_model
@@ -118,7 +120,7 @@ def doctor(
     found = _diagnosis(source, loading, task, picture, names, console)
     _show(found, as_json=as_json)
     if fix:
-        found = _fixed(source, loading, found, picture, names, console)
+        found = _fixed(source, loading, task, found, picture, names, console)
     if found.serious:
         raise typer.Exit(SERIOUS)
 
@@ -164,12 +166,13 @@ def _task(prompt: str | None, typed: dict[str, Any], stored: StoredDescription |
     bundled = bundled_with(model).names()
     if "adapters" in instead:
         instead["adapters"] = with_named(stored.request, named_adapters(typed), bundled).value
-    return _decided(stored.description(instead, bundled).request)
+    return _decided(stored.description(instead, bundled).request, stored)
 
 
-def _decided(request: GenerationRequest) -> Task:
-    """In which nothing is left to the model."""
-    return Task(request=request, indices=range(request.count))
+def _decided(request: GenerationRequest, stored: StoredDescription | None = None) -> Task:
+    """In which nothing is left to the model. stored: what a picture says, by which the model is loaded."""
+    task = Task(request=request, indices=range(request.count))
+    return task if stored is None else replace(task, model_hash=stored.model_hash, computing=stored.computing)
 
 
 def _diagnosis(
@@ -180,16 +183,16 @@ def _diagnosis(
     names: list[str],
     console: SafeConsole,
 ) -> "Diagnosis":
+    notes = Notes()
     with waiting(console, f"loading {model}"):
         from undertow.inspection.doctor.catalogue import rules_named
         from undertow.inspection.doctor.diagnose import diagnose_damage
 
         rules_named(names)
         try:
-            service = loading.load(model)
+            service = load_as_drawn(loading, task, model, notes)
         except DamagedWeights as error:
             return diagnose_damage(error, model, names)
-    notes = Notes()
     (request,) = requests_of([task], service, notes)
     notes.tell(console)
     with waiting(console, "measuring"):
@@ -199,6 +202,7 @@ def _diagnosis(
 def _fixed(
     model: str,
     loading: LoadingOptions,
+    task: Task,
     found: "Diagnosis",
     picture: Path | None,
     names: list[str],
@@ -214,7 +218,8 @@ def _fixed(
     path, name = write_preset(model, settings)
     console.print(f"wrote [presets.{name}] into {path}: {', '.join(settings)}", markup=False, soft_wrap=True)
     console.print(f"draw with: undertow generate PROMPT --model {model} --preset {name}", markup=False, soft_wrap=True)
-    again = _diagnosis(model, loaded_as(loading, found), _decided(found.cured_request()), picture, names, console)
+    cured = replace(_decided(found.cured_request()), model_hash=task.model_hash, computing=task.computing)
+    again = _diagnosis(model, loaded_as(loading, found), cured, picture, names, console)
     gone = [one.rule for one in found.findings if one.rule not in {other.rule for other in again.findings}]
     left = [one.rule for one in again.findings]
     console.print(f"with it gone: {', '.join(gone) or 'nothing'}; left: {', '.join(left) or 'nothing'}", soft_wrap=True)

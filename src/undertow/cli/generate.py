@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from undertow.cli.config import read_config
+from undertow.cli.drawn_as import load_as_drawn
 from undertow.cli.embeddings import require_embeddings, with_embeddings
 from undertow.cli.generate_options import (
     AdapterSlots,
@@ -42,7 +43,7 @@ from undertow.cli.generate_options import (
     WildcardSeed,
 )
 from undertow.cli.many import draw, tasks_of, wildcards_of
-from undertow.cli.model_loading import Backend, LoadingOptions
+from undertow.cli.model_loading import LoadingOptions
 from undertow.cli.named_files import require_files, require_own_place
 from undertow.cli.notes import Notes
 from undertow.cli.repeated import note_another_model
@@ -87,7 +88,7 @@ def generate(
     device: Device = None,
     flash_attention: FlashAttention = None,
     attention: AttentionFor = None,
-    backend: BackendOf = Backend.eager,
+    backend: BackendOf = None,
     quantize: QuantizeTo = None,
     low_vram: LowVram = False,
     budget: Budget = None,
@@ -144,7 +145,7 @@ def generate(
 
     notes.tell(console)
     with waiting(console, f"loading {source}"):
-        service = loading.load(source)
+        service = load_as_drawn(loading, tasks[0], source, notes)
     if repeat is not None:
         note_another_model(tasks[0], service, console)
     requests = with_embeddings(requests_of(tasks, service, notes), service, embeddings)

@@ -162,12 +162,13 @@ AttentionFor = Annotated[
     ),
 ]
 BackendOf = Annotated[
-    Backend,
+    Backend | None,
     of_machine(
         "--backend",
         help="What computes the U-Net: eager; packed, with weights in the order of this CPU's products; compile, whose "
         "first call waits for its graph; background, which does not; openvino; or auto, by what `undertow bench "
         "backends` measured.",
+        show_default="eager",
     ),
 ]
 QuantizeTo = Annotated[

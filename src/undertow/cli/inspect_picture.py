@@ -79,6 +79,8 @@ def _show_own(console: Console, path: Path, texts: Mapping[str, str], rows: dict
     shown = {name: _value(value) for name, value in changed.items()}
     count = stored.request.get("count", 1)
     rows |= shown | ({"which": f"picture {stored.index + 1} of {count}"} if count != 1 else {})
+    if stored.computing is not None and (computed := str(stored.computing)):
+        rows["computed with"] = computed
     _print_rows(console, str(path), [*rows.items()])
     model = NamedFile(kind="model", name=stored.model, option="--model", hash=stored.model_hash or "")
     files = [model, *stored.refining, *stored.named_files({}, _bundled_with(stored.model))]

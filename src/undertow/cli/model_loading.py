@@ -1,5 +1,6 @@
 """The model that a command draws with, loaded as its options say."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +9,7 @@ import typer
 
 from undertow.attention.policy import as_policy
 from undertow.embedded import embedded_models
+from undertow.engine.computing import Slots
 from undertow.errors import InvalidInput
 from undertow.known_names import PRECISIONS, parse_prediction, require_device_name
 
@@ -58,15 +60,15 @@ class LoadingOptions:
     vae_precision: Precision | None = None
     prediction: str | None = None
     refiner: str | None = None
-    adapter_slots: int | None = None
+    adapter_slots: int | Slots | None = None
     validate_weights: bool = False
     allow_pickle: bool = False
     device: str | None = None
     flash_attention: bool | None = None
     lazy: bool = False
     attention: str | None = None
-    backend: Backend = Backend.eager
-    quantize: Quantized | None = None
+    backend: Backend | None = None
+    quantize: Quantized | str | Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         """Errors: `InvalidInput`, before torch is imported."""
@@ -90,7 +92,7 @@ class LoadingOptions:
             dtype=dtype_of(self.precision, source),
             vae_dtype=dtype_of(self.vae_precision),
             device=find_device(self.device),
-            backend=self.backend.value,
+            backend="eager" if self.backend is None else self.backend.value,
             prediction=self.prediction,
             validate_weights=self.validate_weights,
             allow_pickle=self.allow_pickle,
@@ -98,7 +100,7 @@ class LoadingOptions:
             attention=_kernel(self.flash_attention) if self.attention is None else self.attention,
             adapter_capacity=_capacity(self.adapter_slots),
             lazy=self.lazy,
-            quantize=None if self.quantize is None else self.quantize.value,
+            quantize=self.quantize.value if isinstance(self.quantize, Quantized) else self.quantize,
         )
 
 
@@ -111,10 +113,12 @@ def dtype_of(precision: Precision | None, source: str = "") -> "torch.dtype | No
     return None if precision is None else getattr(torch, PRECISIONS[precision.value])
 
 
-def _capacity(slots: int | None) -> "AdapterCapacity | None":
-    """Room for as many LoRAs in one row as there are slots. Errors: `InvalidInput`."""
+def _capacity(slots: int | Slots | None) -> "AdapterCapacity | None":
+    """Room for as many LoRAs in one row as there are slots, if nothing else is said. Errors: `InvalidInput`."""
     from undertow.adapters.lora.bank import AdapterCapacity
 
+    if isinstance(slots, Slots):
+        return AdapterCapacity(slots=slots.slots, rank=slots.rank, per_row=slots.per_row)
     return None if slots is None else AdapterCapacity(slots=slots, per_row=slots)
 
 

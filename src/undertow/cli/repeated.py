@@ -70,14 +70,15 @@ def repeated_task(
         notes.add(f"given now, in place of what is stored: {names}")
     request, index = with_parts(found.request, options), found.index
     rows = typed_rows(options)
+    drawn_by = {"model": source, "model_hash": stored.model_hash, "computing": stored.computing}
     if not rows:
-        return Task(request=request, indices=[index], model=source, model_hash=stored.model_hash)
+        return Task(request=request, indices=[index], **drawn_by)
     variation = request.variation_seed
     if variation is not None and "variation" not in options:
         variation += index
     rows = {"seed": request.seed + index, "count": 1, **rows}
     request = replace(request, **rows, variation_seed=variation)
-    return Task(request=request, indices=range(request.count), model=source, model_hash=stored.model_hash)
+    return Task(request=request, indices=range(request.count), **drawn_by)
 
 
 def model_at_hand(name: str) -> str | None:

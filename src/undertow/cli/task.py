@@ -8,6 +8,7 @@ from undertow.cli.model_option import default_model
 from undertow.cli.request_options import request_of
 from undertow.cli.seeds import parse_seed, random_seed
 from undertow.cli.suggested import FIELDS, given_fields
+from undertow.engine.computing import Computing
 from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
 
@@ -17,13 +18,15 @@ EXAMPLE = "red apple on white background"
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """A request, which of its pictures are written, and the model that draws them. model_hash: of the one that drew
-    them before. given: fields for which the model's suggestions do not count."""
+    them before. given: fields for which the model's suggestions do not count. computing: how the model that
+    drew them before was loaded."""
 
     request: GenerationRequest
     indices: Sequence[int]
     model: str = field(default_factory=default_model)
     model_hash: str | None = None
     given: frozenset[str] = frozenset(FIELDS.values())
+    computing: Computing | None = None
 
 
 def new_task(prompt: str | None, options: Mapping[str, Any]) -> Task:

@@ -28,6 +28,7 @@ def description_json(report: Report, index: int, *, embed: bool = True) -> str:
         refiner=None if refiner is None else model_name(refiner),
         refiner_hash=None if refiner is None else model_hash(refiner),
         embedding_hashes=report.files.embedding_hashes(),
+        computing=report.computing,
     )
     text = _shareable(description, embed)
     return text if len(text) <= LONGEST else _shareable(description, embed=False)
@@ -36,6 +37,7 @@ def description_json(report: Report, index: int, *, embed: bool = True) -> str:
 def _shareable(description: Description, embed: bool) -> str:
     """As JSON in which files are names, not places on this machine."""
     json_ = description.to_json(embed=embed, files=False)
+    json_["computing"] = description.computing.chosen()
     for adapter in stored_adapters(json_["request"]):
         for name in ("source", "encoder"):
             place = adapter[name]

@@ -13,6 +13,7 @@ from torch import Tensor
 from undertow.adapters.manager import AdapterManager
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.doors import checked
+from undertow.engine.computing import PLAIN, Computing
 from undertow.engine.denoise import Batcher, Shared
 from undertow.engine.events import Observer, Watcher, WorkEvent
 from undertow.engine.fault import Rescue
@@ -46,7 +47,8 @@ class Engine:
     thread at a time: by the one that waits for a result, by the one that calls `run` or `step`, or by the engine's own
     (`start`). adapters: of the model; made here when `None`. runner: evaluates its networks. limits: how many rows
     share a forward, where a request's options do not say. memory: keeps the networks in memory, or within a budget.
-    watchers: told of each unit of work, with its seconds; what they raise is logged. `probes` look into forwards; add
+    watchers: told of each unit of work, with its seconds; what they raise is logged. computing: how
+    the model was loaded, for reports. `probes` look into forwards; add
     and remove them at any time.
 
         engine = Engine(model)
@@ -65,12 +67,14 @@ class Engine:
         limits: BatchLimits | None = None,
         memory: Keeper | None = None,
         watchers: Sequence[Watcher] = (),
+        computing: Computing = PLAIN,
     ):
         self.model = model
         self.refiner = refiner
         self.adapters = AdapterManager(model.require_unet(), model.text) if adapters is None else adapters
         self.limits = BatchLimits() if limits is None else limits
         self.runner = runner
+        self.computing = computing
         if memory is None:
             caches = (self.adapters.library,)
             memory = Keeper(
@@ -228,6 +232,8 @@ class Engine:
             observers=[] if observer is None else [observer],
             outcomes=outcomes,
             probes=self.probes,
+            runner=self.runner,
+            computing=self.computing,
         )
 
     def _limits(self, options: RunOptions) -> BatchLimits:

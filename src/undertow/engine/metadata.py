@@ -14,6 +14,7 @@ from annotated_types import Ge
 from PIL import Image
 
 from undertow.adapters.adapter import Adapter
+from undertow.engine.computing import PLAIN, Computing, known_of
 from undertow.engine.exif import from_exif
 from undertow.engine.named_files import named_files, without_files
 from undertow.engine.request import GenerationRequest
@@ -53,11 +54,14 @@ class Description(Record):
     """As `model_hash`, of the refiner."""
     embedding_hashes: Mapping[str, str] = field(default_factory=dict[str, str])
     """Of each textual inversion in its prompts, the first twelve digits of its file's SHA-256."""
+    computing: Computing = PLAIN
+    """How the model was loaded, where somebody chose it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredDescription:
-    """A description as it stands in a picture, of which nothing is opened yet. program: whose it is."""
+    """A description as it stands in a picture, of which nothing is opened yet. computing: `None` in those of before
+    it was kept. program: whose it is."""
 
     path: Path
     request: Mapping[str, Any]
@@ -67,6 +71,7 @@ class StoredDescription:
     refiner: str | None = None
     refiner_hash: str | None = None
     embedding_hashes: Mapping[str, str] = field(default_factory=dict[str, str])
+    computing: Computing | None = None
     program: str = "undertow"
 
     @property
@@ -99,6 +104,7 @@ class StoredDescription:
                 "refiner": self.refiner,
                 "refiner_hash": self.refiner_hash,
                 "embedding_hashes": dict(self.embedding_hashes),
+                "computing": PLAIN if self.computing is None else self.computing,
             }
         )
         own = given.get("adapters", ())
@@ -154,6 +160,7 @@ def read_stored(path: str | Path, texts: Mapping[str, str] | None = None) -> Sto
         index, model, digits = stored["index"], stored["model"], stored.get("model_hash")
         hashes = stored.get("embedding_hashes", {})
         refiner, refiner_digits = stored.get("refiner"), stored.get("refiner_hash")
+        computing = stored.get("computing")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
         raise _damaged(path, in_plain_words(err)) from err
     if not isinstance(request, dict):
@@ -164,6 +171,12 @@ def read_stored(path: str | Path, texts: Mapping[str, str] | None = None) -> Sto
         raise _damaged(path, "its refiner is none")
     if not isinstance(hashes, dict) or not all(isinstance(one, str) for one in hashes.values()):
         raise _damaged(path, "its hashes are none")
+    if not isinstance(computing, dict | None):
+        raise _damaged(path, "its computing is none")
+    try:
+        computed = None if computing is None else known_of(computing)
+    except InvalidInput as err:
+        raise _damaged(path, f"its computing: {err}") from err
     return StoredDescription(
         path=Path(path),
         request=request,
@@ -173,6 +186,7 @@ def read_stored(path: str | Path, texts: Mapping[str, str] | None = None) -> Sto
         refiner=refiner,
         refiner_hash=refiner_digits,
         embedding_hashes=hashes,
+        computing=computed,
     )
 
 

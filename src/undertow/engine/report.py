@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from undertow.checkpoints.files.hashes import inversion_hash
+from undertow.engine.computing import PLAIN, Computing
 from undertow.engine.fault import Fault, Rescued
 from undertow.engine.request import GenerationRequest
 from undertow.memory.report import MemoryReport
@@ -89,7 +90,8 @@ class Report:
     before the end. replayed_rows, replayed_steps: evaluations, and whole steps of all pictures, that came from an
     `OutcomeLog`. debug: what the watches noted. faults: of each module and cause that made numbers that are not
     finite, the first. upcast: calls that were computed in float32 for that, by module. clamped: numbers that were
-    cut, by module. files: of weights, on this machine. memory: what was needed of it.
+    cut, by module. computing: how the model was loaded, where somebody chose it. files: of weights, on this machine.
+    memory: what was needed of it.
     """
 
     request: GenerationRequest
@@ -108,5 +110,6 @@ class Report:
     faults: tuple[Fault, ...] = ()
     upcast: Mapping[str, int] = field(default_factory=dict[str, int])
     clamped: Mapping[str, int] = field(default_factory=dict[str, int])
+    computing: Computing = PLAIN
     files: UsedFiles = field(default=UsedFiles(), repr=False)
     memory: MemoryReport = field(default=MemoryReport(), repr=False)

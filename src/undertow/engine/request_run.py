@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from undertow.attention.chosen import kernel_notes
 from undertow.checkpoints.files.place import model_name
 from undertow.checkpoints.read.model import LoadedModel
+from undertow.engine.computing import PLAIN, Computing
 from undertow.engine.decode import Decoder
 from undertow.engine.denoise import Share, Task
 from undertow.engine.denoising_run import DenoisingRun
@@ -31,6 +32,7 @@ from undertow.engine.result import GenerationResult
 from undertow.engine.rows import Origin, Outcome, Row, attributed
 from undertow.engine.watch import Watch
 from undertow.shortage import is_out_of_memory
+from undertow.unet.runner import EAGER, Runner
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +60,7 @@ class RequestRun:
 
     number: by which its events and errors name it. observers: called at each step of each picture. join, leave: of the
     batch. decode: queues work of the decoder. memory: what it needs of memory. outcomes: the log of what its pictures
-    are answered. probes: of the engine. future: receives the result, or the error.
+    are answered. probes, runner, computing: of the engine. future: receives the result, or the error.
     """
 
     number: int
@@ -74,6 +76,8 @@ class RequestRun:
     observers: list[Observer] = field(default_factory=list)
     outcomes: OutcomeLog = field(default_factory=no_log)
     probes: Sequence[ForwardProbe] = ()
+    runner: Runner = EAGER
+    computing: Computing = PLAIN
     future: "Future[GenerationResult]" = field(default_factory=Future)
     cancelled: bool = False
     stage: Stage = Stage.WAITING
@@ -343,6 +347,7 @@ class RequestRun:
             sigmas=() if encoded is None else tuple(encoded.passes[-1].sigmas),
             seconds=dict(self.watch.seconds),
             rows=self.rows,
+            computing=self._computing(),
             replayed_rows=self.replayed_rows,
             replayed_steps=sum(self._replayed_steps()),
             cancelled=self.cancelled,
@@ -360,6 +365,12 @@ class RequestRun:
             clamped=dict(self.faults.clamped),
             memory=memory,
         )
+
+    def _computing(self) -> Computing:
+        """Slots matter to LoRA alone; and a graph that may come at any time draws nothing that must be repeatable."""
+        slots = self.computing.slots if self.request.all_adapters else None
+        eager = self.limits.runner(self.runner) is not self.runner
+        return replace(self.computing, slots=slots, backend=None if eager else self.computing.backend)
 
     def _replaced_kernels(self) -> tuple[str, ...]:
         """Attention kernels that failed on this machine, and what took their place."""

@@ -28,6 +28,8 @@ def test_its_models_are_loaded_in_that_type_and_forecast_so(place):
     loaded = worker.models.take("tiny")
     assert loaded.service.unet.dtype is torch.float16
     assert loaded.entry.dtype == "float16"
+    report = loaded.service.generate("red apple", steps=1).report
+    assert report.computing.chosen() == {"precision": "f16"}, "which its pictures carry"
     worker.models.close()
 
 

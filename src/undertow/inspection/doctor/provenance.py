@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from undertow.checkpoints.files.hashes import model_hash
+from undertow.embedded import embedded_name
 from undertow.engine.metadata import StoredDescription, read_stored
 from undertow.engine.named_files import file_name, request_adapters
 from undertow.errors import InvalidInput
@@ -89,10 +90,12 @@ def not_reproduced(case: Case) -> Iterator[Seen]:
 
 
 def _options(case: Case, stored: StoredDescription) -> Sequence[str]:
-    """What the fresh process is told besides the picture: the same model and type, and where adapters lie that did not
-    come with the model. They are named bare: their settings and pictures are stored."""
-    words = ["--model", str(case.model.path)]
-    if (dtype := TYPES.get(case.unet.dtype)) is not None:
+    """What the fresh process is told besides the picture: the same model, its type where the picture says nothing of
+    that, and where adapters lie that did not come with the model. They are named bare: their settings and pictures are
+    stored."""
+    path = case.model.path
+    words = ["--model", embedded_name(path) or str(path)]
+    if stored.computing is None and (dtype := TYPES.get(case.unet.dtype)) is not None:
         words += ["--precision", dtype]
     bundled = case.manager.bundled.names()
     places = {file_name(str(adapter.source)): str(adapter.source) for adapter in case.adapters}
