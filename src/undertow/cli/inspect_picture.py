@@ -3,12 +3,13 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from undertow.cli.request_rows import request_rows
 from undertow.pictures.files import ENDINGS
 
 if TYPE_CHECKING:
@@ -53,8 +54,7 @@ def show_picture(console: Console, source: str) -> None:
         return
     reading = within_limits(reading)
     rows["described by"] = f"{reading.program} {reading.version}".strip()
-    understood = [*rows.items(), *((name, str(value)) for name, value in reading.request.items())]
-    _print_rows(console, str(path), understood)
+    _print_rows(console, str(path), [*rows.items(), *request_rows(reading.request)])
     _print_rows(console, "it names", [(file.kind, str(file).removeprefix(f"{file.kind} ")) for file in reading.files])
     left = [(one.name, f"{one.value} ({one.why})".strip()) for one in reading.not_understood]
     _print_rows(console, "not understood", left)
@@ -76,12 +76,13 @@ def _show_own(console: Console, path: Path, texts: Mapping[str, str], rows: dict
     changed = {name: value for name, value in stored.request.items() if name not in known or value != plain.get(name)}
     rows |= {"described by": "undertow", "model": _model(stored.model, stored.model_hash)}
     rows |= {} if stored.refiner is None else {"refiner": _model(stored.refiner, stored.refiner_hash)}
-    shown = {name: _value(value) for name, value in changed.items()}
+    shown = [*rows.items(), *request_rows(changed)]
     count = stored.request.get("count", 1)
-    rows |= shown | ({"which": f"picture {stored.index + 1} of {count}"} if count != 1 else {})
+    if count != 1:
+        shown.append(("which", f"picture {stored.index + 1} of {count}"))
     if stored.computing is not None and (computed := str(stored.computing)):
-        rows["computed with"] = computed
-    _print_rows(console, str(path), [*rows.items()])
+        shown.append(("computed with", computed))
+    _print_rows(console, str(path), shown)
     model = NamedFile(kind="model", name=stored.model, option="--model", hash=stored.model_hash or "")
     files = [model, *stored.refining, *stored.named_files({}, _bundled_with(stored.model))]
     _print_command(console, path, [file for file in files if file.name not in _embedded()], None)
@@ -114,20 +115,6 @@ def _print_command(console: Console, path: Path, files: "Sequence[NamedFile]", r
             scale = "" if reading is None or file.scale is None or file.kind != "LoRA" else f"@{file.scale:g}"
             command += f" {option} FILE{scale}"
     console.print(f"repeat: {command}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _value(value: Any) -> str:
-    """JSON's value in short: a picture by its size."""
-    match value:
-        case {"size": [width, height], "sha256": _, **rest}:
-            place = "stored here" if "png" in rest else "not stored"
-            return f"{width}x{height}, {place}"
-        case [*entries]:
-            return ", ".join(map(_value, entries))
-        case {"source": source}:
-            return str(source) if value.get("scale", 1.0) == 1.0 else f"{source} at {value['scale']}"
-        case _:
-            return str(value)
 
 
 def _model(name: str, digits: str | None) -> str:
