@@ -65,7 +65,7 @@ def is_command(line: str) -> bool:
 
 def test_every_requirement_and_every_trap_has_one_row():
     assert [row[0] for row in ROWS] == [f"R{n}" for n in range(1, 206)] + [f"T{n}" for n in range(1, 20)] + [
-        f"S{n}" for n in range(1, 44)
+        f"S{n}" for n in range(1, 45)
     ]
 
 
