@@ -532,7 +532,7 @@ def test_the_same_picture_drawn_again_is_no_finding(ward):
 
     case = ward.case(Sick(case={"picture": path, "redraw": redraw}))
     assert diagnose(case, ["provenance"]).findings == ()
-    assert asked == [(path, "--model", str(ward.service.model.path), "--precision", "f32")]
+    assert asked == [(path, "--model", str(ward.service.model.path))], "the picture says how its model computed"
 
 
 def test_a_finding_of_a_graph_runner_is_none(ward):

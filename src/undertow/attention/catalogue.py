@@ -44,9 +44,11 @@ def _sliced(call: Requirements) -> int:
 
 
 def _chunked(call: Requirements) -> int:
-    """Scores and their softmax of one chunk, the scaled queries, and the outputs before they are joined."""
+    """Scores and their softmax of one chunk, the scaled queries, keys without their mean in half precision, and the
+    outputs before they are joined."""
     chunk = call.rows * call.heads * min(CHUNK, call.queries) * call.keys * call.dtype.itemsize
-    return 2 * chunk + 2 * call.tokens_bytes(call.queries) + _masked(call, itemsize=0) + WORKSPACE
+    centered = call.tokens_bytes(call.keys) if call.dtype in HALF else 0
+    return 2 * chunk + 2 * call.tokens_bytes(call.queries) + centered + _masked(call, itemsize=0) + WORKSPACE
 
 
 def _fused(call: Requirements) -> int:
