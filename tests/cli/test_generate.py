@@ -105,8 +105,8 @@ def test_the_place_is_checked_before_anything_is_loaded(tmp_path, monkeypatch, c
 
 def test_a_mask_of_a_lora_is_refused_as_such(capsys):
     for more, words in (
-        ([], "expected names of those given by --adapter: none is; mosaic is a LoRA, which acts on the whole picture"),
-        (["--adapter", "edges=map.png"], "--adapter: edges; mosaic is a LoRA, which acts on the whole picture"),
+        ([], "expected names that --adapter gives: there are none; mosaic is a LoRA, which acts on the whole picture"),
+        (["--adapter", "edges=map.png"], "--adapter gives: edges; mosaic is a LoRA, which acts on the whole picture"),
     ):
         command = ["generate", "owl", "--lora", "mosaic", *more, "--adapter-mask", "mosaic=m.png"]
         assert main(command) == 2

@@ -43,7 +43,7 @@ def test_an_adapter_and_its_pictures_are_those_that_exist(text, expected):
 def test_masks_belong_to_names_that_may_have_marks_too():
     (adapter,) = parse_adapters(["a=b.safetensors=map.png"], ["a=b=map, v2.png,x,y"])
     assert adapter.mask == ("map, v2.png", "x,y")
-    with pytest.raises(InvalidInput, match="names of adapters: a=b"):
+    with pytest.raises(InvalidInput, match="names that --adapter gives: a=b"):
         parse_adapters(["a=b.safetensors"], ["other=map.png"])
     with pytest.raises(InvalidInput, match="NAME=PICTURE"):
         parse_adapters(["a=b.safetensors"], ["a=b"])

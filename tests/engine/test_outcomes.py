@@ -84,7 +84,8 @@ class Drawn:
 
 
 def engine_over(service: UNetService, **settings: object) -> Engine:
-    return Engine(service.model, service.refiner, service.adapters, **settings)
+    computing = service.engine.computing  # which files carry
+    return Engine(service.model, service.refiner, service.adapters, computing=computing, **settings)
 
 
 def draw(

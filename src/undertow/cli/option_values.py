@@ -56,7 +56,7 @@ def parse_adapters(
     if places:
         known, unmasked = ", ".join(titles), sorted(places.keys() & {lora.title for lora in loras})
         remedy = f"{unmasked[0]} is a LoRA, which acts on the whole picture" if unmasked else ""
-        expected = f"names of {'those' if loras else 'what'} given by --adapter: {known or 'none is'}"
+        expected = f"names that --adapter gives: {known or 'there are none'}"
         raise InvalidInput("--adapter-mask", ", ".join(places), expected, remedy)
     return tuple(found)
 

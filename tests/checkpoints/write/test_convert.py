@@ -165,7 +165,7 @@ def test_how_a_folder_is_drawn_survives(tmp_path):
     place = folder / "scheduler/scheduler_config.json"
     before = json.loads(place.read_text()) | {"_class_name": "LCMScheduler", "original_inference_steps": 20}
     place.write_text(json.dumps(before))
-    words = {one.name: ["owl"] for one in fields(Vocabulary)}
+    words = {one.name: ["owl"] for one in fields(Vocabulary)} | {"together": 4}
     (folder / "words.json").write_text(json.dumps(words))
     again = convert(folder, tmp_path / "out", "diffusers")
     kept = json.loads((again / "scheduler/scheduler_config.json").read_text())

@@ -42,6 +42,7 @@ def evaluating(at: Boundary) -> None:
 
     # First, because this imports the module, which would keep a stand-in for good.
     at.patch.setattr("recipes.emoji.page.write_page", write_page)
+    at.patch.setattr("recipes.emoji.page.run_logs", lambda run: {})
 
     text = SimpleNamespace(encoders=("text",))
     vae = SimpleNamespace(config=SimpleNamespace(sample_size=64))
