@@ -5,7 +5,7 @@ import { useEffect, useRef } from "preact/hooks";
 import { away } from "../api/client";
 import type { Job, Model } from "../api/types";
 import { isFinal } from "../api/types";
-import { form, get, setOption, unset } from "../state/form";
+import { form, get, setOption, unset, type Form } from "../state/form";
 import { DRAFT, cancel, look, submit } from "../state/jobs";
 import { modelNamed, models } from "../state/service";
 
@@ -28,6 +28,8 @@ let underway = 0;
 let isBehind = false;
 let submitted = 0;
 let newest = 0;
+/** Was drawn last at a key; keys that come faster than frames tell of one form twice. */
+let drawn: Form | null = null;
 
 /** Whether a picture is there before the next key is pressed. */
 function keepsUp(): boolean {
@@ -82,7 +84,8 @@ async function replaceDraft(): Promise<void> {
 /** The newest request, as soon as there is room for it; what was written in between is not drawn. */
 async function keepUp(): Promise<void> {
   isBehind = underway >= AT_ONCE;
-  if (isBehind || !isWritten()) return;
+  if (isBehind || !isWritten() || form.value === drawn) return;
+  drawn = form.value;
   cancelFormer();
   const mine = ++submitted;
   underway += 1;
