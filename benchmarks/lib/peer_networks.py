@@ -10,6 +10,7 @@ from diffusers import UNet2DConditionModel, UNet2DModel
 from torch import Tensor, nn
 
 from undertow import Conditioning, UNet, UNetConfig
+from undertow.inspection.diffusers_tree import diffusers_arguments
 from undertow.unet.config import ClassLabels, TextTime
 from undertow.unet.diffusers_config import config_to_diffusers
 
@@ -93,12 +94,5 @@ def ours_by(network: Callable[..., Tensor], given: Inputs) -> Callable[[], Tenso
 
 def theirs_by(network: Callable[..., tuple[Tensor]], given: Inputs) -> Callable[[], Tensor]:
     """The same in diffusers' words."""
-    conditioning = given.conditioning
-    named: dict[str, object] = {}
-    if conditioning.context is not None:
-        named["encoder_hidden_states"] = conditioning.context
-    if conditioning.class_labels is not None:
-        named["class_labels"] = conditioning.class_labels
-    if conditioning.pooled is not None:
-        named["added_cond_kwargs"] = {"text_embeds": conditioning.pooled, "time_ids": conditioning.time_ids}
+    named = {name: value for name, value in diffusers_arguments(given.conditioning).items() if value is not None}
     return lambda: network(given.latents, given.timesteps, return_dict=False, **named)[0]

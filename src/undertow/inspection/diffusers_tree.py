@@ -31,7 +31,7 @@ class DiffusersTree:
             call.latents.to(weight),
             call.timestep.to(weight.device),
             return_dict=False,
-            **_conditioned(conditioning),
+            **diffusers_arguments(conditioning),
         )[0]
 
 
@@ -48,7 +48,7 @@ def load_diffusers_unet(folder: str | Path, dtype: torch.dtype | None = None) ->
     return DiffusersTree(network=network.eval())
 
 
-def _conditioned(given: Conditioning) -> dict[str, Any]:
+def diffusers_arguments(given: Conditioning) -> dict[str, Any]:
     """diffusers' names of our fields. Errors: `InvalidInput` for fields that it has no name for."""
     if given.regions is not None or given.guidance is not None:
         raise InvalidInput("conditioning", "with regions or embedded guidance", "neither beside diffusers")
