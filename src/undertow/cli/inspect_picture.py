@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from undertow.cli.request_rows import request_rows
+from undertow.infotext.reading import LORA
 from undertow.pictures.files import ENDINGS
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def _print_command(console: Console, path: Path, files: "Sequence[NamedFile]", r
     for file in files:
         if file.option.startswith("--"):
             option = file.option.partition(" ")[0]
-            scale = "" if reading is None or file.scale is None or file.kind != "LoRA" else f"@{file.scale:g}"
+            scale = "" if reading is None or file.scale is None or file.kind != LORA else f"@{file.scale:g}"
             command += f" {option} FILE{scale}"
     console.print(f"repeat: {command}", markup=False, highlight=False, soft_wrap=True)
 

@@ -22,14 +22,11 @@ from undertow.engine.metadata import JSON_KEY, StoredDescription, read_stored, r
 from undertow.engine.named_adapters import with_named
 from undertow.engine.named_files import file_name
 from undertow.errors import InvalidInput
-from undertow.infotext.reading import INVERSION, NamedFile
+from undertow.infotext.reading import INVERSION, LORA, NamedFile
 
 if TYPE_CHECKING:
     from undertow.infotext.reading import Reading
     from undertow.service import UNetService
-
-LORA = "LoRA"
-"""As other programs' descriptions call the kind of such a file."""
 
 
 def repeated_task(

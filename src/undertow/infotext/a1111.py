@@ -8,7 +8,7 @@ from typing import Any
 
 from undertow.diffusion.grids import GRIDS
 from undertow.errors import InvalidInput
-from undertow.infotext.reading import INVERSION, Collector, NamedFile, Reading
+from undertow.infotext.reading import INVERSION, LORA, Collector, NamedFile, Reading
 from undertow.infotext.settings import Infotext, parse_infotext, parse_settings
 from undertow.known_names import AUTOMATIC
 from undertow.sampling.catalogue import SAMPLERS
@@ -112,7 +112,7 @@ class _Reader:
         name, scale = arguments[0], _finite(arguments[1]) if len(arguments) > 1 else 1.0
         if len(arguments) > 2:
             self.found.skip("lora", ":".join(arguments), "of a tag only the name and the first scale are read")
-        file = NamedFile(kind="LoRA", name=name, option="--lora", hash=hashes.get(name, ""), scale=scale)
+        file = NamedFile(kind=LORA, name=name, option="--lora", hash=hashes.get(name, ""), scale=scale)
         self.found.files.append(file)
 
     def _number(self, name: str, target: str, kind: Callable[[str], Any]) -> None:

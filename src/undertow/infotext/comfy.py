@@ -12,7 +12,7 @@ from undertow.diffusion.grids import GRIDS
 from undertow.errors import InvalidInput
 from undertow.infotext.comfy_passes import read_later
 from undertow.infotext.graph import Graph, Node
-from undertow.infotext.reading import Collector, NamedFile, Reading
+from undertow.infotext.reading import LORA, Collector, NamedFile, Reading
 from undertow.sampling.names import read_names
 
 SAMPLERS = ("KSampler", "KSamplerAdvanced")
@@ -145,7 +145,7 @@ class _Reader:
             if isinstance(name := inputs.get("lora_name"), str):
                 scale = inputs.get("strength_model", 1.0)
                 scale = float(scale) if isinstance(scale, int | float) else None
-                self.found.files.append(NamedFile(kind="LoRA", name=name, option="--lora", scale=scale))
+                self.found.files.append(NamedFile(kind=LORA, name=name, option="--lora", scale=scale))
                 if inputs.get("strength_clip", scale) != scale:
                     self.found.skip(f"{loader.title}.strength_clip", inputs["strength_clip"], "one scale acts on both")
             elif isinstance(name := inputs.get("ckpt_name", inputs.get("unet_name")), str):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from undertow.infotext.reading import Collector, NamedFile, Reading
+from undertow.infotext.reading import LORA, Collector, NamedFile, Reading
 from undertow.known_names import GRID_ALIASES
 
 SAMPLERS: Mapping[str, str] = {
@@ -122,7 +122,7 @@ class _Reader:
                 scale = entry.get("weight")
                 scale = float(scale) if isinstance(scale, int | float) else None
                 name = _name(entry.get("model", entry.get("lora")))
-                self.found.files.append(NamedFile(kind="LoRA", name=name, option="--lora", scale=scale))
+                self.found.files.append(NamedFile(kind=LORA, name=name, option="--lora", scale=scale))
 
     def _rest(self) -> None:
         skipped = self.left.pop("clip_skip", 0)

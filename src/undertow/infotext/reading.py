@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+LORA = "LoRA"
 INVERSION = "textual inversion"
 """The kind of file that stands for a word of a prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NamedFile:
-    """A file that a description names, without holding it. kind: such as "LoRA". option: of the command line that gives
+    """A file that a description names, without holding it. kind: such as `LORA`. option: of the command line that gives
     it; empty if there is none. hash: as the program wrote it. scale: how strongly it acted."""
 
     kind: str
