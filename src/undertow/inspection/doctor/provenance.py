@@ -8,14 +8,12 @@ from PIL import Image
 
 from undertow.checkpoints.files.hashes import model_hash
 from undertow.embedded import embedded_name
+from undertow.engine.loaded_as import TYPES
 from undertow.engine.metadata import StoredDescription, read_stored
 from undertow.engine.named_files import file_name, request_adapters
 from undertow.errors import InvalidInput
 from undertow.inspection.doctor.case import Case
 from undertow.inspection.doctor.finding import Seen, rule
-from undertow.known_names import PRECISIONS
-
-TYPES = {getattr(torch, dtype): name for name, dtype in PRECISIONS.items()}
 
 provenance_rule = partial(rule, family="provenance")
 
