@@ -4,13 +4,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from undertow.attention.kernel import zero_empty_rows
+from undertow.attention.kernel import HALF, zero_empty_rows
 from undertow.shapes import AttentionMask, Keys, Queries
 
 CHUNK = 256
 """Queries at a time: scores of one chunk against 1,024 keys stay in a CPU's second-level cache."""
-
-HALVES = (torch.bfloat16, torch.float16)
 
 
 def chunked_attention(query: Queries, key: Keys, value: Keys, mask: AttentionMask | None = None) -> Queries:
@@ -21,7 +19,7 @@ def chunked_attention(query: Queries, key: Keys, value: Keys, mask: AttentionMas
     of half precision lose their mean before: it makes large scores that the softmax does not see ("smooth K" of
     SageAttention, arXiv:2410.02367).
     """
-    if query.dtype in HALVES:
+    if query.dtype in HALF:
         key = (key - _mean(key, mask)).to(query.dtype)
     queries = (query * query.shape[-1] ** -0.5).split(CHUNK, dim=2)
     masks = [None] * len(queries) if mask is None else mask.expand(-1, -1, query.shape[2], -1).split(CHUNK, dim=2)
