@@ -70,7 +70,7 @@ def training_command(stages: Sequence[Stage], edition: Edition) -> str:
 
 def card(stages: Sequence[Stage], edition: Edition) -> str:
     """The card, its figures still to be measured."""
-    several, fewest_never_trained = ("two or three", "four") if edition.mix.triples else ("two", "three")
+    several, fewest_never_trained = ("two or three", "four") if edition.mix.together == 3 else ("two", "three")
     size = f"{edition.side}x{edition.side}"
     rows = "\n".join(
         f"| {one.name} | {one.parameters:,} | {one.steps:,} of {one.batch_size} | {one.seconds / 3600:.1f} h |"

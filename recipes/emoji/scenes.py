@@ -25,6 +25,11 @@ class Mix:
     singles: float = 0.5
     triples: float = 0.0
 
+    @property
+    def together(self) -> int:
+        """Emoji in a scene, at most."""
+        return 3 if self.triples else 2
+
 
 UP_TO_TWO = Mix()
 

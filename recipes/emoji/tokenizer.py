@@ -19,8 +19,9 @@ def known_words() -> tuple[str, ...]:
 
 def vocabulary(mix: Mix) -> Vocabulary:
     """What travels with the model, so that it can name words that it does not know. mix: of its training scenes."""
-    together = 3 if mix.triples else 2
-    return Vocabulary(words=known_words(), emoji=EMOJI, colors=tuple(COLORS), relations=RELATIONS, together=together)
+    return Vocabulary(
+        words=known_words(), emoji=EMOJI, colors=tuple(COLORS), relations=RELATIONS, together=mix.together
+    )
 
 
 def save_tokenizer(folder: Path) -> None:
