@@ -47,9 +47,8 @@ class Engine:
     thread at a time: by the one that waits for a result, by the one that calls `run` or `step`, or by the engine's own
     (`start`). adapters: of the model; made here when `None`. runner: evaluates its networks. limits: how many rows
     share a forward, where a request's options do not say. memory: keeps the networks in memory, or within a budget.
-    watchers: told of each unit of work, with its seconds; what they raise is logged. computing: how
-    the model was loaded, for reports. `probes` look into forwards; add
-    and remove them at any time.
+    watchers: told of each unit of work, with its seconds; what they raise is logged. computing: how the model was
+    loaded, for reports. `probes` look into forwards; add and remove them at any time.
 
         engine = Engine(model)
         handle = engine.submit(GenerationRequest(prompt="red apple on white background"))

@@ -60,8 +60,8 @@ class Description(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class StoredDescription:
-    """A description as it stands in a picture, of which nothing is opened yet. computing: `None` in those of before
-    it was kept. program: whose it is."""
+    """A description as it stands in a picture, of which nothing is opened yet. computing: `None` where nothing is said
+    of it. program: whose it is."""
 
     path: Path
     request: Mapping[str, Any]
