@@ -210,6 +210,7 @@ def test_what_cannot_be_placed_is_told(stack, text, told):
         ("red apple left of honeybee left of bear face on blue", False),
         ("red apple left of honeybee on blue", False),
         ("red apple left of honeybee below bear face", True),
+        ("red apple left of and below honeybee", True),
         ("red apple left of honeybee and bear face", True),
         ("red apple left of honeybee left of bear face left of green apple", True),
     ],

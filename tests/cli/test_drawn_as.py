@@ -35,6 +35,7 @@ def pixels(name: str) -> bytes:
         (["--prediction", "epsilon"], "--prediction epsilon"),
         (["--quantize", "int8-weights"], "--quantize int8-weights"),
         (["--no-flash-attention"], "--no-flash-attention"),
+        (["--backend", "packed"], "--backend packed"),
         (["--lora", "mosaic", "--adapter-slots", "2"], "--adapter-slots 2"),
     ],
     ids=lambda one: one if isinstance(one, str) else "",

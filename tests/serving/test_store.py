@@ -138,6 +138,7 @@ def test_a_heartbeat_tells_both_sides(any_store, clock):
     (claim,) = claimed(any_store, a_job(deadline_at=clock.now + 10))
     waits = any_store.submit(a_job("waits")).job.id
     any_store.want_preview(claim.job.id, clock.now + 5)
+    clock.jump(1)
     beat = [(claim, JobProgress(stage="denoising", step=3, steps=20))]
     (verdict,) = any_store.heartbeat("w1", beat, lease_s=30.0, finish_at={claim.job.id: 7.0, waits: 9.0})
     assert verdict == Verdict(job=claim.job.id, alive=True, preview_wanted=True)
@@ -151,7 +152,7 @@ def test_a_heartbeat_tells_both_sides(any_store, clock):
     any_store.heartbeat("w1", beat, lease_s=30.0)
     (running,) = [entry for entry in any_store.queue() if entry.id == claim.job.id]
     assert running.beat_at == any_store.clock() - 1, "it has been so far since then"
-    clock.jump(10)
+    clock.jump(9)
     any_store.cancel(claim.job.id)
     assert [entry.cancel_requested for entry in any_store.queue() if entry.id == claim.job.id] == [True]
     expected = [Verdict(job=claim.job.id, alive=True, cancel_requested=True, deadline_passed=True)]
