@@ -17,7 +17,7 @@ from undertow.memory.machine import Machine, this_machine
 from undertow.memory.work import ITEM_BYTES, Subject, Work
 from undertow.unet.config import UNetConfig
 
-PROCESS_BYTES = 460 * 2**20
+PROCESS_BYTES = 500 * 2**20
 """What a process takes beside tensors: the interpreter, PyTorch's libraries, and what its kernels and allocator keep;
 never below in the cases of `python -m benchmarks.memory --process`."""
 
