@@ -59,7 +59,8 @@ def _read(name: str) -> Iterator[Found]:
     """Of every family of processors that was measured."""
     for path in sorted(KEPT.glob(f"{name}-*.json"), reverse=True):
         found = json.loads(path.read_text())
-        said = f"{found['device']}, torch {found['torch']}, one thread, {found['date']}"
+        said = ", ".join((found["device"], f"torch {found['torch']}", "one thread", found["date"]))
+        said += f", {found['note']}" if "note" in found else ""
         yield Found(machine=Machine(**found.get("machine", {})), said=said, rows=found["rows"])
 
 
@@ -74,7 +75,7 @@ def _allocator() -> Iterator[str]:
         "blocks, they are upper bounds.\n"
     )
     for found in _read("allocator"):
-        yield from _beside(found, cases(SEED, len(found.rows)))
+        yield from _beside(found, cases(SEED, CASES))
     for found in _read("float16"):
         yield (
             f"{len(found.rows)} of the cases in float16, which PyTorch computes on CPUs too, fast only where the "

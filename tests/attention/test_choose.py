@@ -19,7 +19,7 @@ BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
         # bfloat16 on a CPU that has the instructions: see below for one that has not.
         ("cpu", BF16, 77, False, "chunked"),
         ("cpu", BF16, CHUNKED_KEYS, False, "chunked"),
-        ("cpu", BF16, CHUNKED_KEYS + 1, False, "sdpa"),
+        ("cpu", BF16, 4096, False, "chunked"),
         ("cpu", BF16, 77, True, "sdpa"),
         ("cpu", BF16, 4096, True, "sdpa"),
         ("cpu", F32, 77, False, "sdpa"),
@@ -52,6 +52,13 @@ def test_before_a_backward_pass_over_few_keys_no_tiles_are_worth_it(keys, name):
     """The fused kernel's backward pass has none (benchmarks/attention.py --gradient)."""
     call = Requirements(device="cpu", dtype=BF16, queries=1024, keys=keys, amx=True, gradient=True)
     assert choose(call).name == name
+
+
+@pytest.mark.parametrize("keys", [CHUNKED_KEYS, CHUNKED_KEYS + 1])
+def test_before_a_backward_pass_only_few_keys_are_written_out(keys):
+    """All their scores are kept for it."""
+    call = Requirements(device="cpu", dtype=BF16, queries=1024, keys=keys, gradient=True)
+    assert choose(call).name == ("chunked" if keys == CHUNKED_KEYS else "sdpa")
 
 
 @pytest.mark.parametrize("float32_logits", [False, True])

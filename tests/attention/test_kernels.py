@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from undertow.attention import chunked
 from undertow.attention.catalogue import KERNELS
 from undertow.attention.chosen import kernel_named
 from undertow.errors import InvalidInput
@@ -132,17 +133,49 @@ class Sizes(TorchFunctionMode):
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_the_chunked_kernel_makes_the_scores_of_256_queries_at_a_time(masked):
-    """Half a mebibyte a head in bfloat16 against 1,024 keys, which is what a core's own cache holds."""
-    query, key, value = (tensor.float() for tensor in _inputs(600, 1024, batch=1, heads=2))
-    mask = _mask(1, 2, 600, 1024) if masked else None
+@pytest.mark.parametrize(
+    ("rows", "heads", "block", "most"),
+    [
+        (3, 2, 7 * 128, 7 * 128),
+        (1, 1, 7 * 128, 7 * 128),
+        (3, 2, 60 * 128, 60 * 128),
+        (1, 2, 60 * 128 + 9, 60 * 128),
+        (3, 2, 2 * 60 * 128 + 9, 2 * 60 * 128),
+        (3, 2, 10**6, 3 * 2 * 60 * 128),
+    ],
+    ids=["queries", "queries-of-one", "heads", "heads-of-one", "rows", "all"],
+)
+def test_the_chunked_kernel_makes_the_scores_of_a_block_at_a_time(monkeypatch, rows, heads, block, most, masked):
+    """Of some queries of a head, of some heads of a row, of some rows, or all at once."""
+    monkeypatch.setattr(chunked, "BLOCK", block)
+    query, key, value = (tensor.float() for tensor in _inputs(60, 128, batch=rows, heads=heads, head_dim=2))
+    mask = _mask(rows, 1, 60, 128) if masked else None
     with Sizes() as sizes:
-        kernel_named("chunked")(query, key, value, mask)
-    assert max(sizes.made) == (2 * 600 * 1024 if masked else 2 * 256 * 1024), "a view of the whole mask is free"
-    assert sizes.made.count(2 * 256 * 1024) >= 4, "scores and weights of two whole chunks"
-    with Sizes() as sizes:
-        kernel_named("math")(query, key, value, mask)
-    assert max(sizes.made) == 2 * 600 * 1024
+        output = kernel_named("chunked")(query, key, value, mask)
+    assert max(sizes.made) == (rows * heads * 60 * 128 if masked else most), "a view of the whole mask is free"
+    assert (output.double() - _oracle(query, key, value, mask)).abs().max() <= TOLERANCE[torch.float32]
+
+
+class Attention(torch.nn.Module):
+    forward = staticmethod(chunked.chunked_attention)
+
+
+@pytest.mark.parametrize(("block", "operators"), [(7 * 128, 1), (10**6, 0)], ids=["several", "one"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_in_a_graph_several_blocks_are_one_operator(monkeypatch, block, operators, masked):
+    """One block is written out, for the compiler to join with what is around it. Several have fewer queries than a head
+    is wide."""
+    monkeypatch.setattr(chunked, "BLOCK", block)
+    given = [*_inputs(60, 128), *([_mask(2, 1, 60, 128)] if masked else [])]
+    with torch.no_grad():
+        program = torch.export.export(Attention(), tuple(given), strict=False)
+    names = [str(node.target) for node in program.graph.nodes]
+    assert names.count("undertow.chunked_attention.default") == operators
+    assert names.count("aten.softmax.int") == 1 - operators
+    torch.testing.assert_close(program.module()(*given), _oracle(*given))
+    with torch.enable_grad():
+        trained = torch.export.export(Attention(), tuple(one.clone() for one in given), strict=False)
+    assert not any("undertow" in str(node.target) for node in trained.graph.nodes), "an operator has no backward pass"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)

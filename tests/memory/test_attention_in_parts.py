@@ -11,8 +11,7 @@ from tests.services import pipeline_folder
 from undertow import GenerationRequest
 from undertow.attention.catalogue import KERNELS
 from undertow.attention.chosen import ChosenAttention, holds_scores, kernel_named
-from undertow.attention.chunked import CHUNK
-from undertow.attention.in_parts import in_parts
+from undertow.attention.in_parts import PART, in_parts
 from undertow.attention.measurement import Call, Machine, MeasuredCall, Measurements, Timing
 from undertow.attention.policy import KERNEL_NAMES
 from undertow.engine.memory_of_request import economy_of
@@ -50,7 +49,7 @@ def watch_queries(service, most=CELLS):
 def test_each_part_sees_all_keys_and_its_own_rows_of_the_mask():
     """As the whole does, to rounding in float64; with a mask for all queries, one for each, and none."""
     generator = torch.Generator().manual_seed(0)
-    queries = 2 * CHUNK + 9
+    queries = 2 * PART + 9
     query, key, value = (
         torch.randn(2, 3, tokens, 8, generator=generator, dtype=torch.float64) for tokens in (queries, 20, 20)
     )
@@ -79,18 +78,18 @@ def test_a_plan_knows_the_kernel_of_the_model_and_computes_in_parts(service):
     seen = watch_queries(service)
     course = (StepDown(unit=0, reason="to keep to the budget", economy=Economy(attention_in_parts=True)),)
     parts = service.run(ASKED, course=course)
-    assert set(seen) == {CHUNK, CELLS - 5 * CHUNK}
+    assert set(seen) == {PART, CELLS - 5 * PART}
     again = undertow.load(pipeline_folder("sd1"), dtype=torch.float32, attention="math").run(ASKED, course=course)
     assert again.images[0].tobytes() == parts.images[0].tobytes()
 
 
 def test_running_out_in_attention_goes_on_in_parts_and_the_course_repeats_it(service):
-    seen = watch_queries(service, most=CHUNK)
+    seen = watch_queries(service, most=PART)
     found = service.run(ASKED)
     economies = [step.economy for step in found.report.memory.course]
     assert economies == [Economy(evict_idle=True), Economy(evict_idle=True, attention_in_parts=True)]
     assert seen[:2] == [CELLS, CELLS]
-    assert max(seen[2:]) == CHUNK
+    assert max(seen[2:]) == PART
     fresh = undertow.load(pipeline_folder("sd1"), dtype=torch.float32, attention="math")
     again = fresh.run(ASKED, course=found.report.memory.course)
     assert again.images[0].tobytes() == found.images[0].tobytes()

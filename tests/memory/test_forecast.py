@@ -9,7 +9,7 @@ import torch
 from benchmarks.lib import memory_stages
 from benchmarks.lib.memory_cases import NARROW
 from benchmarks.lib.memory_stages import measured
-from undertow.attention import choose, chunked
+from undertow.attention import choose, chunked, in_parts
 from undertow.diffusion.guidance import Perturbation
 from undertow.errors import ConfigError, UnknownCheckpoint
 from undertow.memory import attention_walk, operations, vae_walk, weights
@@ -102,8 +102,9 @@ def test_constants_are_those_of_the_rooms_that_import_torch():
     assert (operations.PATCH_CELLS, operations.NARROW) == (matmul.PATCH_CELLS, normalization.NARROW)
     assert vae_walk.DOUBLED_CELLS == matmul.DOUBLED_CELLS
     walk = attention_walk
-    assert (walk.CHUNK, walk.CHUNKED_KEYS, walk.GRADIENT_KEYS) == (
-        chunked.CHUNK,
+    assert (walk.PART, walk.BLOCK, walk.CHUNKED_KEYS, walk.GRADIENT_KEYS) == (
+        in_parts.PART,
+        chunked.BLOCK,
         choose.CHUNKED_KEYS,
         choose.GRADIENT_KEYS,
     )

@@ -1,6 +1,6 @@
 """All attention kernels, with what each supports and the memory it takes."""
 
-from undertow.attention.chunked import CHUNK, chunked_attention
+from undertow.attention.chunked import BLOCK, chunked_attention
 from undertow.attention.fused import cudnn_attention, efficient_attention, flash_attention
 from undertow.attention.kernel import HALF, KernelEntry, Requirements
 from undertow.attention.local import local_attention
@@ -44,11 +44,11 @@ def _sliced(call: Requirements) -> int:
 
 
 def _chunked(call: Requirements) -> int:
-    """Scores and their softmax of one chunk, the scaled queries, keys without their mean in half precision, and the
-    outputs before they are joined."""
-    chunk = call.rows * call.heads * min(CHUNK, call.queries) * call.keys * call.dtype.itemsize
-    centered = call.tokens_bytes(call.keys) if call.dtype in HALF else 0
-    return 2 * chunk + 2 * call.tokens_bytes(call.queries) + centered + _masked(call, itemsize=0) + WORKSPACE
+    """Scores and their softmax of one block, keys as its products take them, the scaled queries, keys without their
+    mean in half precision, and the outputs before they are joined."""
+    block = min(max(BLOCK, call.keys), call.scores) * call.dtype.itemsize
+    keys = (2 if call.dtype in HALF else 1) * call.tokens_bytes(call.keys)
+    return 2 * block + keys + 2 * call.tokens_bytes(call.queries) + _masked(call, itemsize=0) + WORKSPACE
 
 
 def _fused(call: Requirements) -> int:

@@ -20,8 +20,9 @@ EQUAL = 1.05
 """Factor within which two timings are the same."""
 
 CHUNKED_KEYS = 1024
-"""In bfloat16, on CPUs that have it without AMX, the chunked kernel beats the fused one up to this many keys; with AMX
-it takes twice as long, and where the type is imitated twenty times (benchmarks/attention.py)."""
+"""In bfloat16, on CPUs that have it without AMX, the chunked kernel beats the fused one; with AMX it takes twice as
+long, and where the type is imitated twenty times (benchmarks/attention.py). Beyond this many keys it is not taken where
+a backward pass follows, for which it keeps all scores."""
 
 GRADIENT_KEYS = 256
 """Up to this many keys the chunked kernel is taken with AMX too where a backward pass follows: that of the fused kernel
@@ -122,16 +123,14 @@ def _by_rule(
 
 
 def _usual(requirements: Requirements) -> Choice:
-    short = requirements.keys <= CHUNKED_KEYS
-    if requirements.device == "cpu" and requirements.dtype == torch.bfloat16 and short:
+    few = requirements.keys <= CHUNKED_KEYS or not requirements.gradient
+    if requirements.device == "cpu" and requirements.dtype == torch.bfloat16 and few:
         if requirements.imitated:
             return Choice("sdpa", "bfloat16 that the CPU imitates: the fused kernel multiplies in float32")
         if requirements.amx and not (requirements.gradient and requirements.keys <= GRADIENT_KEYS):
             return Choice("sdpa", "bfloat16 on a CPU with AMX: the fused kernel multiplies in tiles")
         if not requirements.float32_logits:
-            return Choice(
-                "chunked", f"bfloat16 on CPU with at most {CHUNKED_KEYS} keys: matrix products beat the fusion"
-            )
+            return Choice("chunked", "bfloat16 on a CPU without AMX: matrix products beat the fusion")
         return Choice("sdpa", "the model asks for float32 scores, which the chunked kernel does not keep")
     return Choice("sdpa", "fused: one pass, memory linear in the number of tokens, scores in float32")
 

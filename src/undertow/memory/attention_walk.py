@@ -4,8 +4,8 @@ from undertow.memory.ledger import Array
 from undertow.memory.operations import Operations
 from undertow.memory.workspaces import batched_bytes
 
-CHUNK, CHUNKED_KEYS, GRADIENT_KEYS = 256, 1024, 256
-"""As in `attention.chunked` and `attention.choose`, which import torch; a test holds them equal."""
+PART, BLOCK, CHUNKED_KEYS, GRADIENT_KEYS = 256, 2**21, 1024, 256
+"""As in `attention.in_parts`, `chunked` and `choose`, which import torch; a test holds them equal."""
 
 WRITTEN_OUT = ("math", "sliced", "chunked")
 """Kernels whose result has heads before tokens in memory, so that it is copied to become tokens again."""
@@ -15,7 +15,7 @@ def attend(ops: Operations, query: Array, key: Array, value: Array, heads: int, 
     """Attention of [rows, queries, width] to [rows, keys, width]. masked: each query sees some keys; an upper bound."""
     (rows, queries, _), keys = query.shape, key.shape[1]
     name = chosen_kernel(ops, queries, keys)
-    whole = not ops.in_parts or queries <= CHUNK
+    whole = not ops.in_parts or queries <= PART
     shape = (rows, queries, keys)
     # The mask with rows opened that see nothing, and as numbers or as a copy of the scores without what is not seen.
     size = ops.ledger.item * (1 if name not in WRITTEN_OUT else heads)
@@ -48,11 +48,11 @@ def _computed(ops: Operations, name: str, query: Array, heads: int, keys: int) -
 def _in_parts(ops: Operations, name: str, query: Array, heads: int, keys: int) -> Array:
     """`attention.in_parts`."""
     rows, queries, width = query.shape
-    full, rest = divmod(queries, CHUNK)
+    full, rest = divmod(queries, PART)
     # All whole parts before the last at once: each is as large, and the memory only grows.
-    parts = [ops.ledger.new((rows, (full - 1) * CHUNK, width), "attention")] if full > 1 else []
+    parts = [ops.ledger.new((rows, (full - 1) * PART, width), "attention")] if full > 1 else []
     with ops.ledger.repeated(full):
-        parts.append(_computed(ops, name, _part_of(query, rows, CHUNK, width), heads, keys))
+        parts.append(_computed(ops, name, _part_of(query, rows, PART, width), heads, keys))
     if rest:
         parts.append(_computed(ops, name, _part_of(query, rows, rest, width), heads, keys))
     return ops.elementwise("cat", query, *parts)
@@ -65,9 +65,10 @@ def chosen_kernel(ops: Operations, queries: int, keys: int) -> str:
             return name
     if ops.kernel != "auto":
         return ops.kernel
-    short = ops.machine.device == "cpu" and ops.dtype == "bfloat16" and keys <= CHUNKED_KEYS
-    tiles = ops.machine.amx and not (ops.saved is not None and keys <= GRADIENT_KEYS)
-    return "chunked" if short and ops.machine.bfloat16 and not tiles else "sdpa"
+    gradient = ops.saved is not None
+    few = ops.machine.device == "cpu" and ops.dtype == "bfloat16" and (keys <= CHUNKED_KEYS or not gradient)
+    tiles = ops.machine.amx and not (gradient and keys <= GRADIENT_KEYS)
+    return "chunked" if few and ops.machine.bfloat16 and not tiles else "sdpa"
 
 
 def _fused(ops: Operations, query: Array, heads: int, keys: int) -> Array:
@@ -117,32 +118,42 @@ def _sliced(ops: Operations, query: Array, heads: int, keys: int) -> Array:
 
 
 def _chunked(ops: Operations, query: Array, heads: int, keys: int) -> Array:
-    queries = query.shape[1]
+    """One block of scores after the other, of which the last finds the results of all others in memory."""
+    rows, queries, width = query.shape
+    source, centered = (rows, keys, width), list[Array]()
+    if ops.ledger.item < 4:
+        centered.append(ops.ledger.new(source, "sub"))
     scaled = ops.elementwise("mul", query)
-    full, rest = divmod(queries, CHUNK)
-    # All but the last whole part at once: each is as large, and the memory only grows.
-    parts = [ops.ledger.new((query.shape[0], (full - 1) * CHUNK, query.shape[2]), "bmm")] if full > 1 else []
-    parts += [_chunk(ops, query, size, heads, keys) for size in (CHUNK * (full > 0), rest) if size]
-    output = ops.elementwise("cat", query, *parts)
+    of_rows = min(rows, max(1, BLOCK // (heads * queries * keys)))
+    of_heads = min(heads, max(1, BLOCK // (queries * keys)))
+    of_queries = min(queries, max(1, BLOCK // keys))
+    block = _part_of(query, of_rows, of_queries, width // heads * of_heads)
+    if block.numbers < query.numbers:
+        others = ops.ledger.new((query.numbers - block.numbers,), "cat")
+        output = ops.elementwise("cat", query, others, _block(ops, block, of_heads, keys, strided=heads > 1))
+        del others
+    else:
+        output = _block(ops, block, heads, keys, strided=heads > 1)
     if ops.saved is not None:
-        ops.save(scaled, ops.ledger.new((query.shape[0], heads, queries, keys), "softmax"))
-    del parts, scaled
+        ops.save(scaled, ops.ledger.new((rows, heads, queries, keys), "softmax"))
+    del scaled
+    centered.clear()
     return output
 
 
-def _chunk(ops: Operations, query: Array, count: int, heads: int, keys: int) -> Array:
-    """Some queries, whose keys and values are copied head by head where there are several."""
-    rows, _, width = query.shape
-    part, source, shape = (rows, count, width), (rows, keys, width), (rows, heads, count, keys)
-    half = ops.ledger.item < 4
-    copied = [part, source] if rows > 1 and heads > 1 else [source] if half else []
-    with ops.ledger.held(*copied):
-        workspace = _batched_workspace(ops, count, width // heads, keys, transposed=True)
+def _block(ops: Operations, query: Array, heads: int, keys: int, *, strided: bool) -> Array:
+    """Keys are copied, and values where each head of them is strided, being one of several; queries where the block has
+    several rows of several heads."""
+    rows, queries, width = query.shape
+    source, shape = (rows, keys, width), (rows, heads, queries, keys)
+    half, several = ops.ledger.item < 4, rows > 1 and heads > 1
+    with ops.ledger.held(*([query.shape, source] if several else [source] if half else [])):
+        workspace = _batched_workspace(ops, queries, width // heads, keys, transposed=True)
         scores = ops.ledger.new(shape, "bmm", workspace=workspace)
     probabilities = ops.ledger.new(shape, "softmax")
-    with ops.ledger.held(*([source] if heads > 1 and (half or rows > 1) else [])):
-        workspace = _batched_workspace(ops, count, keys, width // heads)
-        result = ops.ledger.new(part, "bmm", workspace=workspace)
+    with ops.ledger.held(*([source] if several or (half and strided) else [])):
+        workspace = _batched_workspace(ops, queries, keys, width // heads)
+        result = ops.ledger.new(query.shape, "bmm", workspace=workspace)
     del probabilities, scores
     return result
 
