@@ -21,7 +21,7 @@ SUBJECT = Subject(
         levels=(Level(channels=320, resnets=1, attention=CrossAttention(heads=8)), Level(channels=640, resnets=1)),
         context_dim=768,
     ),
-    vae=VAENetwork(level_channels=(64, 128, 128, 128), resnets=1),
+    vae=VAENetwork(level_channels=(96, 128, 128, 128), resnets=1),
     text_encoders=(CLIP_L,),
 )
 """Everything that SD1.5 has, in fewer layers, so that its forecasts take no time."""

@@ -102,6 +102,22 @@ def test_what_counts_for_the_patch_route_are_cells_of_the_output_over_all_rows(s
             convolve(channels_last(2, 4, side, side), weight, bias, stride, 1)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("biased", [True, False])
+def test_a_1x1_convolution_leaves_channels_first_where_they_are(rows, biased, dtype, monkeypatch):
+    """As those of autoencoders lie. A part of a map, as a tile is, is none of the whole's memory."""
+    weight, bias = torch.randn(24, 16, 1, 1, dtype=dtype), torch.randn(24, dtype=dtype) if biased else None
+    whole = torch.randn(rows, 16, 9, 11, dtype=dtype)
+    expected = F.conv2d(whole, weight, bias)
+    monkeypatch.setattr(F, "conv2d", lambda *_: pytest.fail("no product"))
+    with torch.no_grad():
+        found, part = convolve(whole, weight, bias, 1, 0), convolve(whole[:, :, 2:7, 3:], weight, bias, 1, 0)
+    assert found.is_contiguous()
+    assert_same(found, expected)
+    assert_same(part, expected[:, :, 2:7, 3:])
+
+
 @pytest.mark.parametrize(("stride", "padding"), [(2, 0), (1, 1), (2, 1)])
 def test_a_1x1_convolution_with_strides_or_a_rim_is_no_plain_product(stride, padding):
     x, weight, bias = channels_last(2, 16, 5, 7), channels_last(24, 16, 1, 1), torch.randn(24)

@@ -44,30 +44,34 @@ class VAESteps:
         return self.ops.group_norm(x, self.network.norm_groups, last=False)
 
     def conv(self, x: Array, outputs: int, kernel: int = 3, *, stride: int = 1) -> Array:
-        """A convolution, whose input and output are copied into the layout that it computes in and back."""
+        """A convolution, whose input and output are copied into the layout that it computes in and back, but for 1x1
+        kernels."""
         padded = x
         if stride == 2:
             rows, channels, height, width = x.shape
             padded = self.ops.ledger.new((rows, channels, height + 1, width + 1), "pad")
         made = self.conv_plain(padded, outputs, kernel, stride=stride)
+        if kernel == 1:
+            return made
         return self.ops.ledger.new(made.shape, "contiguous")
 
     def conv_plain(self, x: Array, outputs: int, kernel: int, *, stride: int = 1) -> Array:
         """One whose output stays in the layout that it computes in."""
         rows, inputs, height, width = x.shape
         shape = (rows, inputs, height // stride * stride, width // stride * stride)
-        with self._converted(weights.conv(inputs, outputs, kernel)), self.ops.ledger.held(x.shape):
-            if kernel == 1 and self.ops.ledger.item < 4:
-                return self._row_by_row(x, outputs)
-            return self.ops.conv(Array(shape, x.buffer, x.item), outputs, kernel, stride=stride)
+        with self._converted(weights.conv(inputs, outputs, kernel)):
+            if kernel == 1:
+                return self._mix_channels(x, outputs)
+            with self.ops.ledger.held(x.shape):
+                return self.ops.conv(Array(shape, x.buffer, x.item), outputs, kernel, stride=stride)
 
-    def _row_by_row(self, x: Array, outputs: int) -> Array:
-        """How half precision multiplies by 1x1 kernels: every row of the map by a copy of the weights."""
+    def _mix_channels(self, x: Array, outputs: int) -> Array:
+        """`nn.matmul`: a product for each row of the batch, joined where there are several."""
         rows, inputs, height, width = x.shape
         self.ops.ledger.count("linear", rows * height * width, inputs, outputs)
-        with self.ops.ledger.held((rows * height, inputs, outputs)):
-            workspace = self.ops.product_workspace(width, inputs, outputs)
-            return self.ops.ledger.new((rows, outputs, height, width), "linear", workspace=workspace)
+        workspace = self.ops.product_workspace(outputs, inputs, height * width)
+        made = self.ops.ledger.new((rows, outputs, height, width), "linear", workspace=workspace)
+        return self.ops.ledger.new(made.shape, "stack") if rows > 1 else made
 
     @contextmanager
     def _converted(self, numbers: int) -> Generator[None]:

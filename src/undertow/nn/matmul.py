@@ -4,7 +4,8 @@ Without gradients, on a CPU, these facts matter (measured by benchmarks/matmul.p
 
 - MKL, which PyTorch calls for float32 products, picks its code by the processor's vendor and is less than half as fast
   as oneDNN on AMD.
-- A 1x1 convolution over channels-last memory is a matrix product without any copy.
+- A 1x1 convolution is a matrix product without any copy, of cells where the channels lie last, and of channels where
+  they lie first.
 - oneDNN repacks a convolution's weights at every call. At 8x8 cells and below that takes longer than the convolution,
   while gathering the few patches (im2col) and one matrix product does not.
 - A 3x3 convolution of a map that was doubled, each cell repeated, sees a cell of that map several times: it is four 2x2
@@ -70,11 +71,28 @@ def convolve(
     if is_inference_on_cpu(x) and weight.is_contiguous(memory_format=torch.channels_last):
         cells = x.permute(0, 2, 3, 1)
         if weight.shape[2] == 1 and stride == 1 and padding == 0:
+            if x.stride(1) != 1:
+                return _mix_channels(x, weight[:, :, 0, 0], bias)
             return linear(cells, weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
         if x.shape[0] * x.shape[2] * x.shape[3] <= PATCH_CELLS * stride * stride:
             patches = _patches(cells, weight.shape[2], stride, padding)
             return linear(patches, weight.permute(0, 2, 3, 1).flatten(1), bias).permute(0, 3, 1, 2)
     return F.conv2d(x, weight, bias, stride, padding)
+
+
+def _mix_channels(
+    x: FeatureMap, weight: Float[Tensor, "outputs channels"], bias: Float[Tensor, "outputs"] | None
+) -> Float[Tensor, "batch outputs height width"]:
+    """W x + b at every cell of maps whose channels lie first: they stay there."""
+    maps = x.flatten(2)
+    if x.dtype == torch.float32 or bias is None:
+        made = [linear(weight, one.mT, None) for one in maps]
+    else:
+        made = [torch.addmm(bias[:, None], weight, one) for one in maps]  # rounds once
+    mixed = made[0][None] if len(made) == 1 else torch.stack(made)
+    if x.dtype == torch.float32 and bias is not None:
+        mixed.add_(bias[:, None])
+    return mixed.unflatten(2, x.shape[2:])
 
 
 def doubling_is_left_out(x: FeatureMap) -> bool:

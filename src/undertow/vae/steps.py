@@ -186,7 +186,7 @@ class Convolve(Step):
     def compute(self, hidden: Map, place: Place) -> NewMap:
         """Zeros beyond the picture's border, and only there: elsewhere the window brings its neighbors' cells."""
         if self.kernel == 1 or (place.is_whole and self.stride == 1):
-            # Contiguous, for accuracy: see MiddleBlock. nn.matmul computes 1x1 kernels with the channels last.
+            # Contiguous, for accuracy: see MiddleBlock.
             return self.conv(hidden).contiguous()
         after, (height, width) = place.after, place.size
         top, left = (int(self.stride == 1 and side == 0) for side in (after.top, after.left))
@@ -272,12 +272,12 @@ def _convolution_scratch(conv: Conv2d, inputs: int, outputs: int, *, copied: boo
     3x3 kernels in float32, in networks at least as wide as the published ones. For maps of few channels oneDNN may
     gather patches instead.
     """
-    held = (inputs if copied else 0) + _converted_numbers(conv, dtype)
+    held = (inputs if copied else 0) + _converted_numbers(conv, dtype) + conv.weight.numel()
+    if conv.kernel_size[0] == 1:
+        return held + outputs  # of all rows, before they are joined
     blocked_inputs = inputs // conv.in_channels * _blocked(conv.in_channels)
     blocked_outputs = outputs // conv.out_channels * _blocked(conv.out_channels)
-    if conv.kernel_size[0] == 1 and dtype.itemsize < 4:
-        blocked_inputs *= 2
-    return held + conv.weight.numel() + blocked_outputs + max(blocked_inputs - outputs, 0)
+    return held + blocked_outputs + max(blocked_inputs - outputs, 0)
 
 
 def _blocked(channels: int) -> int:
