@@ -27,6 +27,12 @@ class VAESteps:
     ops: Operations
     converted: bool = False
 
+    @property
+    def last(self) -> bool:
+        """Whether channels lie last in memory, see `nn.memory_order`: then nothing is copied for a convolution."""
+        machine = self.ops.machine
+        return self.ops.dtype == "bfloat16" and machine.device == "cpu" and machine.bfloat16 and not machine.amx
+
     def res_block(self, x: Array, outputs: int) -> Array:
         """Two segments: the first convolution, whose input lives on as what is remembered, and the second."""
         hidden = self._norm_conv(x, outputs)
@@ -45,13 +51,13 @@ class VAESteps:
 
     def conv(self, x: Array, outputs: int, kernel: int = 3, *, stride: int = 1) -> Array:
         """A convolution, whose input and output are copied into the layout that it computes in and back, but for 1x1
-        kernels."""
+        kernels and where channels lie last."""
         padded = x
         if stride == 2:
             rows, channels, height, width = x.shape
             padded = self.ops.ledger.new((rows, channels, height + 1, width + 1), "pad")
         made = self.conv_plain(padded, outputs, kernel, stride=stride)
-        if kernel == 1:
+        if kernel == 1 or self.last:
             return made
         return self.ops.ledger.new(made.shape, "contiguous")
 
@@ -60,9 +66,9 @@ class VAESteps:
         rows, inputs, height, width = x.shape
         shape = (rows, inputs, height // stride * stride, width // stride * stride)
         with self._converted(weights.conv(inputs, outputs, kernel)):
-            if kernel == 1:
+            if kernel == 1 and not self.last:
                 return self._mix_channels(x, outputs)
-            with self.ops.ledger.held(x.shape):
+            with self.ops.ledger.held(*([] if self.last else [x.shape])):
                 return self.ops.conv(Array(shape, x.buffer, x.item), outputs, kernel, stride=stride)
 
     def _mix_channels(self, x: Array, outputs: int) -> Array:
@@ -83,13 +89,13 @@ class VAESteps:
         channels = x.shape[1]
         with self._converted(weights.norm(channels) + 4 * weights.linear(channels, channels)):
             self._looked_at(x)
-            return spatial_self_attention(self.ops, x, 1, self.network.norm_groups, copied=True)
+            return spatial_self_attention(self.ops, x, 1, self.network.norm_groups, copied=not self.last)
 
     def _looked_at(self, x: Array) -> None:
         rows, channels, height, width = x.shape
         tokens = self.ops.group_norm(x, self.network.norm_groups, last=False).view(rows, height * width, channels)
-        query = self.ops.linear(tokens, channels, copied=True)
-        self.ops.linear(tokens, channels, copied=True)
+        query = self.ops.linear(tokens, channels, copied=not self.last)
+        self.ops.linear(tokens, channels, copied=not self.last)
         del query
 
 

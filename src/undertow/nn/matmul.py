@@ -116,7 +116,9 @@ def convolve_doubled(
     """`conv2d(F.interpolate(x, scale_factor=2.0), weight, bias, padding=1)[:, :, rows, columns]`, equal within
     rounding."""
     height, width = x.shape[2:]
-    found = x.new_empty(x.shape[0], weight.shape[0], rows.stop - rows.start, columns.stop - columns.start)
+    shape = (x.shape[0], weight.shape[0], rows.stop - rows.start, columns.stop - columns.start)
+    order = torch.contiguous_format if x.is_contiguous() else torch.channels_last
+    found = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=order)
     for row, column in product((0, 1), (0, 1)):
         # An even row of the doubled map is computed from a cell and the one above it, an odd one from it and the next.
         part = F.conv2d(x, _halved(_halved(weight, 2, row), 3, column), bias, padding=1)

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from undertow.errors import NonFiniteError
+from undertow.nn.memory_order import order_of
 from undertow.vae.plan import Segment, TilePlan, plan_tiles, remembers_its_input, smallest_budget, windows_for
 from undertow.vae.program import Program
 from undertow.vae.statistics import Moments, Statistics
@@ -88,8 +89,9 @@ def _exceeds(x: Float[Tensor, "..."], limit: float) -> bool:
 
 
 def _range(x: Float[Tensor, "..."]) -> tuple[float, float]:
-    """NaN twice where any is: one pass, without a temporary."""
-    low, high = x.aminmax()
+    """NaN twice where any is: one pass, without a temporary, in the order in which numbers lie in memory."""
+    ordered = x.permute(0, 2, 3, 1) if x.ndim == 4 and x.stride(1) == 1 else x
+    low, high = ordered.aminmax()
     return low.item(), high.item()
 
 
@@ -209,13 +211,17 @@ def _crop(x: Map, window: Window, outer: Window) -> NewMap:
 def _empty_maps(program: Program, segment: Segment, maps: _Maps) -> _Maps:
     """Room for a segment's result."""
     size, stop = program.sizes[segment.stop], segment.stop
-    hidden = maps.hidden.new_empty(maps.hidden.shape[0], program.channels[stop], *size)
+    rows, dtype, device = maps.hidden.shape[0], maps.hidden.dtype, maps.hidden.device
+    order = order_of(dtype, device)
+    shape = (rows, program.channels[stop], *size)
+    hidden = torch.empty(shape, dtype=dtype, device=device, memory_format=order)
     kept = program.remembered[stop]
     if kept == 0:
         return _Maps(hidden=hidden)
     if remembers_its_input(program, segment):
         return _Maps(hidden=hidden, remembered=maps.hidden)
-    return _Maps(hidden=hidden, remembered=maps.hidden.new_empty(maps.hidden.shape[0], kept, *size))
+    remembered = torch.empty((rows, kept, *size), dtype=dtype, device=device, memory_format=order)
+    return _Maps(hidden=hidden, remembered=remembered)
 
 
 def _paste(part: _Maps, tile: Window, result: _Maps, source: _Maps) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from undertow.nn.adaptable import Conv2d, is_only_convolved
 from undertow.nn.attention import SpatialSelfAttention
 from undertow.nn.matmul import convolve, convolve_doubled, doubles_in_parts, doubling_is_left_out
+from undertow.nn.memory_order import in_order
 from undertow.vae.statistics import Statistics
 from undertow.vae.windows import Size, Window
 
@@ -136,8 +137,9 @@ class NormSiLU(Step):
     def compute(self, hidden: Map, statistics: Statistics | None) -> Map:
         """With the statistics of the whole map; `None` when `hidden` is the whole map."""
         if statistics is None:
-            # Contiguous, for accuracy: see MiddleBlock.
-            return F.silu(self.norm(hidden.contiguous()), inplace=True)
+            norm = self.norm
+            normed = F.group_norm(in_order(hidden), norm.num_groups, norm.weight, norm.bias, norm.eps)
+            return F.silu(normed, inplace=True)
         scale, shift = statistics.affine(self.norm)
         return F.silu(torch.addcmul(shift, hidden, scale), inplace=True).to(hidden.dtype)
 
@@ -186,8 +188,7 @@ class Convolve(Step):
     def compute(self, hidden: Map, place: Place) -> NewMap:
         """Zeros beyond the picture's border, and only there: elsewhere the window brings its neighbors' cells."""
         if self.kernel == 1 or (place.is_whole and self.stride == 1):
-            # Contiguous, for accuracy: see MiddleBlock.
-            return self.conv(hidden).contiguous()
+            return in_order(self.conv(in_order(hidden)))
         after, (height, width) = place.after, place.size
         top, left = (int(self.stride == 1 and side == 0) for side in (after.top, after.left))
         padded = F.pad(hidden, (left, int(after.right == width), top, int(after.bottom == height)))
@@ -228,7 +229,7 @@ class ConvolveDoubled(Convolve):
         covered = Window(top=2 * before.top, left=2 * before.left, bottom=2 * before.bottom, right=2 * before.right)
         if is_only_convolved(self.conv) and doubling_is_left_out(hidden):
             rows, columns = place.after.inside(covered)
-            return convolve_doubled(hidden.contiguous(), self.conv.weight, self.conv.bias, rows, columns)
+            return convolve_doubled(in_order(hidden), self.conv.weight, self.conv.bias, rows, columns)
         seen = place.after.grown(1, place.size)
         rows, columns = seen.inside(covered)
         doubled = F.interpolate(hidden, scale_factor=2.0, mode="nearest")[:, :, rows, columns]
@@ -255,8 +256,7 @@ class Attend(Step):
         return replace(self, attention=_converted(self.attention, dtype))
 
     def compute(self, hidden: Map) -> Map:
-        """Contiguous: see MiddleBlock."""
-        return self.attention(hidden).contiguous()
+        return in_order(self.attention(hidden))
 
     def logits_inputs(self, hidden: Map) -> tuple[Tensor, Tensor]:
         """Query and key, to be looked at: fused kernels on CPU turn their Inf and NaN into finite zeros."""

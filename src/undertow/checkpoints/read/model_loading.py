@@ -28,6 +28,7 @@ from undertow.checkpoints.read.unet_loading import read_unet
 from undertow.diffusion.parameterizations import PARAMETERIZATIONS, Parameterization
 from undertow.errors import UnsupportedModel
 from undertow.free_memory import naming_memory
+from undertow.nn.memory_order import order_of
 from undertow.quantization import Quantization
 from undertow.shortage import address_room, address_words, size_in_words
 from undertow.state_dicts import require_layers
@@ -142,14 +143,19 @@ def _read(
     of a decision that was made before."""
     main, health, parts = sources.main, Health(), sources.parts()
     found, device = main.identification, torch.device("cpu" if options.device is None else options.device)
-    # The autoencoder's maps have their channels first (`vae.blocks.MiddleBlock`). On a CPU weights that have them last
-    # would turn every map around and back, which takes an eighth to a quarter of a decode (docs/results/unet-speed.md).
+    # On a CPU weights that lie otherwise than the autoencoder's maps would turn every map around and back, which takes
+    # an eighth to a quarter of a decode.
     options_of = {
         component: replace(
             options,
             dtype=chosen.dtype,
             compute_dtype=chosen.compute_dtype,
-            channels_last=options.channels_last and not (component == "vae" and device.type == "cpu"),
+            channels_last=options.channels_last
+            and (
+                component != "vae"
+                or device.type != "cpu"
+                or order_of(chosen.compute_dtype, device) == torch.channels_last
+            ),
             quantized=quantized.layers.get(component, {}),
         )
         for component, chosen in dtypes.items()
