@@ -2,9 +2,9 @@
 
     python -m benchmarks.vae [--sides 256 512] [--dtype float32 bfloat16] [--repeats 5]
 
-The published architecture with the same random weights in both; diffusers in its better memory layout. undertow decodes
-as its engine does, from weights as it loads them, and looks for NaN on the way. Prints a Markdown table: medians, ratio,
-and the difference of the pictures relative to their norm.
+The published architecture with the same random weights in both; diffusers in its better memory layout. undertow
+decodes as its engine does, from weights as it loads them, and looks for NaN on the way. Prints a Markdown table:
+medians, ratio, and the difference of the pictures relative to their norm.
 """
 
 import argparse
