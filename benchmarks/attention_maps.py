@@ -219,14 +219,19 @@ training shows together, the n-th with seed n; dpmpp_2m with {options.steps} ste
 The heat of an emoji's name is averaged over **all** cross-attentions, heads and steps, and over the pieces of the name;
 none of that was chosen by its result. Where an emoji is, [the recognizer](emoji.md) says of the picture itself: of the
 {2 * len(drawn)} emoji asked for, {len(both)} are found in exactly one half, and {len(swapped)} of those not in the one
-that the prompt says: the model often swaps the two. The heat lies where the emoji is drawn, not where it was asked
-for.
+that the prompt says.
 
 **Hiding** a name from a half (`undertow.inspection.hidden_words.HiddenTokens`) replaces, for the cells of that half
 alone, what every cross-attention returns by what it would return without the tokens of the name; marks and padding,
 other cells and the row without the prompt stay as they are. It is done for the first emoji of each prompt, in the half
-where it was found. That the emoji then appears in the other half says that the text still asks for it, and that the
-attention of its cells is what draws it in its place.
+where it was found. Where the emoji then appears in the other half, the text still asks for it, and the attention of its cells is
+what draws it in its place.
+
+**It depends on the model.** The first edition of `emoji` (2026-11-29, the same command) reached 100 %, 100 % and 96 %,
+the control 97 %: its names drew. The second edition was trained far longer, and its text encoder writes the whole scene
+into the marks and the padding behind the words: hiding the names takes nothing away, nor does hiding all words, while
+hiding what is behind them removed the first emoji from its half in 5 of 15 pictures (a trial that no command repeats).
+A map shows where a word is looked at, and with such an encoder that is not where its thing is drawn.
 
 The picture; the heat of the first name, and of the second; the first name hidden from the half where its emoji is; the
 second name hidden from the same half. Not chosen: the first {SHOWN}.
