@@ -62,7 +62,10 @@ export function useDrafts(): void {
       first.current = false;
       return;
     }
-    if (!typing.value) return;
+    if (!typing.value) {
+      drawn = null;
+      return;
+    }
     if (keepsUp()) {
       void keepUp();
       return;
@@ -91,6 +94,7 @@ async function keepUp(): Promise<void> {
   underway += 1;
   const job = await submit(asDraft(), WAIT_S).finally(() => (underway -= 1));
   if (job) show(job, mine);
+  else drawn = null;
   if (isBehind) void keepUp();
 }
 
