@@ -102,6 +102,11 @@ def test_what_counts_for_the_patch_route_are_cells_of_the_output_over_all_rows(s
             convolve(channels_last(2, 4, side, side), weight, bias, stride, 1)
 
 
+@torch.no_grad()
+def test_a_1x1_convolution_of_no_maps_makes_none():
+    assert convolve(torch.zeros(0, 16, 4, 5), torch.zeros(24, 16, 1, 1), torch.zeros(24), 1, 0).shape == (0, 24, 4, 5)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("biased", [True, False])

@@ -89,6 +89,8 @@ def _mix_channels(
         made = [linear(weight, one.mT, None) for one in maps]
     else:
         made = [torch.addmm(bias[:, None], weight, one) for one in maps]  # rounds once
+    if not made:
+        return x.new_empty(0, len(weight), *x.shape[2:])
     mixed = made[0][None] if len(made) == 1 else torch.stack(made)
     if x.dtype == torch.float32 and bias is not None:
         mixed.add_(bias[:, None])
