@@ -224,8 +224,8 @@ that the prompt says.
 **Hiding** a name from a half (`undertow.inspection.hidden_words.HiddenTokens`) replaces, for the cells of that half
 alone, what every cross-attention returns by what it would return without the tokens of the name; marks and padding,
 other cells and the row without the prompt stay as they are. It is done for the first emoji of each prompt, in the half
-where it was found. Where the emoji then appears in the other half, the text still asks for it, and the attention of its cells is
-what draws it in its place.
+where it was found. Where the emoji then appears in the other half, the text still asks for it, and the attention of its
+cells is what draws it in its place.
 
 **It depends on the model.** The first edition of `emoji` (2026-11-29, the same command) reached 100 %, 100 % and 96 %,
 the control 97 %: its names drew. The second edition was trained far longer, and its text encoder writes the whole scene

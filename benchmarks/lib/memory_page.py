@@ -184,8 +184,8 @@ def _process() -> Iterator[str]:
     yield (
         "What the kernel kills for is the memory of the process. It is forecast as weights and activations plus "
         f"{PROCESS_BYTES >> 20} MiB for the interpreter, PyTorch's libraries, and what kernels and the allocator keep. "
-        "That part is between 330 and 430 MiB, and was 453 MiB in one run of five of the smallest decoding on the "
-        "Intel processor, so that small models are forecast up to a third too high.\n"
+        "That part is between 330 and 430 MiB, and was 470 MiB in one run of five of the largest decoding below, so "
+        "that small models are forecast up to four tenths too high.\n"
     )
     for found in _read("process"):
         yield (

@@ -89,13 +89,16 @@ class VAESteps:
         channels = x.shape[1]
         with self._converted(weights.norm(channels) + 4 * weights.linear(channels, channels)):
             self._looked_at(x)
-            return spatial_self_attention(self.ops, x, 1, self.network.norm_groups, copied=not self.last)
+            first = self.ops.ledger.new(x.shape, "contiguous") if self.last else x
+            made = spatial_self_attention(self.ops, first, 1, self.network.norm_groups, copied=True)
+            return self.ops.ledger.new(made.shape, "contiguous") if self.last else made
 
     def _looked_at(self, x: Array) -> None:
         rows, channels, height, width = x.shape
-        tokens = self.ops.group_norm(x, self.network.norm_groups, last=False).view(rows, height * width, channels)
-        query = self.ops.linear(tokens, channels, copied=not self.last)
-        self.ops.linear(tokens, channels, copied=not self.last)
+        first = self.ops.ledger.new(x.shape, "contiguous") if self.last else x
+        tokens = self.ops.group_norm(first, self.network.norm_groups, last=False).view(rows, height * width, channels)
+        query = self.ops.linear(tokens, channels, copied=True)
+        self.ops.linear(tokens, channels, copied=True)
         del query
 
 

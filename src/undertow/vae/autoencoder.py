@@ -132,6 +132,6 @@ class AutoencoderKL(nn.Module):
         check_latents(self.config, latents)
         check_dtype("latents", latents, self.dtype)
         if self.post_quant_conv is not None:
-            # Contiguous, for accuracy: see MiddleBlock. nn.matmul computes 1x1 kernels with the channels last.
+            # Contiguous, for accuracy: see MiddleBlock.
             latents = self.post_quant_conv(latents).contiguous()
         return self.decoder(latents)

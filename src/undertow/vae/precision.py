@@ -153,7 +153,7 @@ def _row_by_row(
         run = execute(program, row, budget_bytes=budget_bytes, clamp=clamp, observe=observe)
         results.append(run.result.float())
         runs.append(run)
-    return torch.cat(results), _report(choice, runs, changed=choice.dtype != vae.dtype)
+    return torch.cat(results).contiguous(), _report(choice, runs, changed=choice.dtype != vae.dtype)
 
 
 def _report(choice: DTypeChoice, runs: list[Execution], *, changed: bool) -> VAEReport:

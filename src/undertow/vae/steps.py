@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from undertow.nn.adaptable import Conv2d, is_only_convolved
 from undertow.nn.attention import SpatialSelfAttention
 from undertow.nn.matmul import convolve, convolve_doubled, doubles_in_parts, doubling_is_left_out
-from undertow.nn.memory_order import in_order
+from undertow.nn.memory_order import group_norm, in_order
 from undertow.vae.statistics import Statistics
 from undertow.vae.windows import Size, Window
 
@@ -137,9 +137,7 @@ class NormSiLU(Step):
     def compute(self, hidden: Map, statistics: Statistics | None) -> Map:
         """With the statistics of the whole map; `None` when `hidden` is the whole map."""
         if statistics is None:
-            norm = self.norm
-            normed = F.group_norm(in_order(hidden), norm.num_groups, norm.weight, norm.bias, norm.eps)
-            return F.silu(normed, inplace=True)
+            return F.silu(group_norm(in_order(hidden), self.norm), inplace=True)
         scale, shift = statistics.affine(self.norm)
         return F.silu(torch.addcmul(shift, hidden, scale), inplace=True).to(hidden.dtype)
 
@@ -256,11 +254,11 @@ class Attend(Step):
         return replace(self, attention=_converted(self.attention, dtype))
 
     def compute(self, hidden: Map) -> Map:
-        return in_order(self.attention(hidden))
+        return in_order(self.attention(hidden.contiguous()))
 
     def logits_inputs(self, hidden: Map) -> tuple[Tensor, Tensor]:
         """Query and key, to be looked at: fused kernels on CPU turn their Inf and NaN into finite zeros."""
-        tokens = self.attention.group_norm(hidden).flatten(2).transpose(1, 2)
+        tokens = self.attention.group_norm(hidden.contiguous()).flatten(2).transpose(1, 2)
         return self.attention.to_q(tokens), self.attention.to_k(tokens)
 
 
