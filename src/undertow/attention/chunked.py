@@ -1,4 +1,4 @@
-"""Attention as plain matrix products over blocks of scores: memory that does not grow with the number of keys."""
+"""Attention as plain matrix products over blocks of scores: memory linear in the number of keys."""
 
 from itertools import repeat
 
